@@ -1,0 +1,34 @@
+# Every target sets up what it needs in .venv on a machine with Python >= 3.11.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test lint check-all clean
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## predict on the pictures that ship with the project
+	$(BIN)/dfmamba predict examples --out out/demo
+	@echo "Open the pictures in out/demo."
+
+lint: $(STAMP)
+	$(BIN)/ruff check src tests tools
+	$(BIN)/ruff format --check src tests tools
+	$(BIN)/mypy
+
+test: $(STAMP) lint  ## everything but the slow checks
+	$(BIN)/python -m pytest -m "not slow"
+
+check-all: $(STAMP) lint  ## also the slow checks
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf out build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache
