@@ -1,0 +1,1 @@
+"""Data sets, all read as `dfmamba.data.sample.HandSample`."""

@@ -1,0 +1,138 @@
+"""One picture with its labels, the form in which every data set of the package is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dfmamba.hands.affine import box_of_points
+from dfmamba.hands.camera import Camera
+
+RIGHT, LEFT = 0, 1
+"""Index of each hand in arrays of two hands."""
+
+KINDS = ("single", "two", "object", "ego", "depth", "real")
+
+
+@dataclass(frozen=True)
+class HandSample:
+    """A picture, the joints of up to two hands, and what else is known of the scene.
+
+    Pixels have their centres at integers: a picture of width W covers [-0.5, W - 0.5]. The camera frame
+    has x right, y down, z forward. Two hands are ordered right, left (anatomical, of the picture as it is);
+    joints are in OpenPose order (`dfmamba.hands.skeleton.JOINT_NAMES`). An absent hand holds zeros and is
+    nowhere valid.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB; None for a sample that has depth only.
+        joints_2d_px: (2, 21, 2) float32, pixels of `image`.
+        joints_cam_mm: (2, 21, 3) float32, mm, camera frame.
+        valid: (2, 21) bool, a label exists.
+        visible: (2, 21) bool, the joint's own surface is seen, inside the picture.
+        present: (2,) bool, the hand is in the picture.
+        camera: intrinsics of `image`; None where unknown.
+        box_xyxy: (4,) float32, x0, y0, x1, y1 of the pixels of all valid joints; zeros without any.
+        mask: (H, W) uint8: 0 background, 1 right hand and forearm, 2 left, 3 object, 4 other; or None.
+        depth_mm: (H, W) float32, mm along z, 0 where nothing was measured; or None.
+        id: name of the sample within its data set.
+        kind: one of `KINDS`.
+
+    Raises:
+        ValueError: if a shape, the picture's dtype or `kind` is wrong, a valid joint is not finite, or an
+            absent hand has valid joints.
+    """
+
+    image: np.ndarray | None
+    joints_2d_px: np.ndarray
+    joints_cam_mm: np.ndarray
+    valid: np.ndarray
+    visible: np.ndarray
+    present: np.ndarray
+    camera: Camera | None
+    box_xyxy: np.ndarray
+    mask: np.ndarray | None = None
+    depth_mm: np.ndarray | None = None
+    id: str = ""
+    kind: str = "single"
+
+    def __post_init__(self) -> None:
+        label: tuple[str, tuple[int, ...], type]
+        for label in (
+            ("joints_2d_px", (2, 21, 2), np.float32),
+            ("joints_cam_mm", (2, 21, 3), np.float32),
+            ("valid", (2, 21), np.bool_),
+            ("visible", (2, 21), np.bool_),
+            ("present", (2,), np.bool_),
+            ("box_xyxy", (4,), np.float32),
+        ):
+            self._check(*label)
+        for name, channels, dtype in (
+            ("image", 3, np.uint8),
+            ("mask", None, np.uint8),
+            ("depth_mm", None, np.float32),
+        ):
+            self._check_picture(name, channels, dtype)
+        if self.kind not in KINDS:
+            raise ValueError(f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
+        if self.valid[~self.present].any():
+            raise ValueError(
+                "a hand that is not present has valid joints; mark it present or its joints invalid"
+            )
+        for name in ("joints_2d_px", "joints_cam_mm"):
+            if not np.isfinite(getattr(self, name)[self.valid]).all():
+                raise ValueError(f"{name} of sample {self.id!r} has valid joints that are not finite")
+
+    def _check(self, name: str, shape: tuple[int, ...], dtype: type) -> None:
+        array: np.ndarray = np.asarray(getattr(self, name), dtype=dtype)
+        if array.shape != shape:
+            raise ValueError(f"{name} has shape {array.shape}; expected {shape}")
+        object.__setattr__(self, name, array)
+
+    def _check_picture(self, name: str, channels: int | None, dtype: type) -> None:
+        array = getattr(self, name)
+        if array is None:
+            return
+        expected = "(H, W)" if channels is None else f"(H, W, {channels})"
+        wrong = not isinstance(array, np.ndarray) or array.dtype != dtype
+        if wrong or array.ndim != (2 if channels is None else 3) or 0 in array.shape:
+            raise ValueError(
+                f"{name} is {_describe(array)}; expected a {np.dtype(dtype).name} array of shape {expected}"
+            )
+        if channels is not None and array.shape[2] != channels:
+            raise ValueError(f"{name} has shape {array.shape}; expected {expected}")
+        if self.size is not None and array.shape[:2] != self.size[::-1]:
+            raise ValueError(f"{name} is {array.shape[:2]} pixels high and wide; expected {self.size[::-1]}")
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height of the picture (or mask, or depth); None without any of them."""
+        for array in (self.image, self.mask, self.depth_mm):
+            if array is not None:
+                return array.shape[1], array.shape[0]
+        return None
+
+    def box_of(self, hand: int) -> np.ndarray:
+        """Box x0, y0, x1, y1 (float32, pixels) of one hand's valid joints; zeros without any.
+
+        Args:
+            hand: 0 right, 1 left.
+
+        Raises:
+            ValueError: if `hand` is neither 0 nor 1.
+        """
+        if hand not in (RIGHT, LEFT):
+            raise ValueError(f"hand is {hand!r}; expected 0 (right) or 1 (left)")
+        return box_of_points(self.joints_2d_px[hand], self.valid[hand])
+
+    def replace(self, **changes: Any) -> HandSample:
+        """A copy with some attributes changed (checked again)."""
+        return dataclasses.replace(self, **changes)
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape}"
+    return type(value).__name__

@@ -1,0 +1,1 @@
+"""Hands in pictures: joints, cameras, crops."""

@@ -1,0 +1,211 @@
+"""Metrics over a whole data set, gathered batch by batch in constant memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dfmamba.metrics.curves import area, share
+from dfmamba.metrics.pose import (
+    ArrayLike,
+    as_pair,
+    as_valid,
+    handedness_accuracy,
+    joint_errors,
+    mrrpe,
+    procrustes_aligned,
+    root_aligned,
+    root_scale_aligned,
+    rooted,
+)
+
+_WIDE = torch.linspace(0.0, 50.0, 100, dtype=torch.float64)
+_NARROW = torch.linspace(20.0, 50.0, 15, dtype=torch.float64)
+
+PROTOCOLS: dict[str, str] = {
+    "mpjpe_mm": "mean over all valid joints but the wrist, each hand relative to its wrist",
+    "mpjpe_interhand_mm": "InterHand2.6M: mean per joint, then over joints, wrists counted as 0",
+    "mpjpe_single_mm": "mpjpe_interhand_mm over samples with one hand",
+    "mpjpe_two_mm": "mpjpe_interhand_mm over samples with two hands",
+    "mpjpe_visible_mm": "mpjpe_mm over joints marked visible",
+    "mpjpe_occluded_mm": "mpjpe_mm over joints marked not visible",
+    "mpjpe_absolute_mm": "mean over all valid joints in the camera frame, nothing aligned",
+    "mpjpe_scaled_mm": "as mpjpe_mm, after alignment of the scale about the wrist by least squares",
+    "mpjpe_bone_scaled_mm": "DetNet: wrist and length of the bone wrist-middle_mcp aligned; wrist counted",
+    "pa_mpjpe_mm": "mean over all valid joints after Procrustes alignment without reflection",
+    "auc_0_50": "area under the root-relative PCK curve, 0-50 mm, 100 thresholds, wrist counted",
+    "auc_20_50": "area under the root-relative PCK curve, 20-50 mm, 15 thresholds, wrist counted",
+    "auc_bone_scaled_20_50": "DetNet: as auc_20_50, after the alignment of mpjpe_bone_scaled_mm",
+    "mrrpe_mm": "left wrist relative to the right wrist, samples with both",
+    "handedness_accuracy": "share of samples with both hands rightly called present or absent",
+    "samples": "number of samples",
+}
+"""What each value of `HandMetrics.compute` is. Lengths in mm, areas and accuracy 0 to 1."""
+
+
+class _Sums:
+    """Per joint: sum of errors, their number, and how many are within each threshold."""
+
+    def __init__(self, joints: int, curves: bool) -> None:
+        self.total = torch.zeros(joints, dtype=torch.float64)
+        self.count = torch.zeros(joints, dtype=torch.int64)
+        self.below = [torch.zeros(joints, len(t), dtype=torch.int64) for t in (_WIDE, _NARROW) if curves]
+
+    def add(self, errors: Tensor, mask: Tensor) -> None:
+        """Errors and mask (N, J)."""
+        errors, mask = errors.cpu(), mask.cpu()
+        self.total += errors.where(mask, torch.zeros_like(errors)).sum(0)
+        self.count += mask.sum(0)
+        for below, thresholds in zip(self.below, (_WIDE, _NARROW), strict=False):
+            # One sorted pass per joint instead of one comparison per threshold.
+            for joint in range(errors.shape[1]):
+                ordered = errors[:, joint][mask[:, joint]].sort().values
+                below[joint] += torch.searchsorted(ordered, thresholds, right=True)
+
+    def pooled(self, skip: tuple[int, ...] = ()) -> float:
+        keep = [joint for joint in range(len(self.total)) if joint not in skip]
+        return float(self.total[keep].sum() / self.count[keep].sum())
+
+    def per_joint(self) -> float:
+        seen = self.count > 0
+        return float((self.total[seen] / self.count[seen]).mean())
+
+    def auc(self, which: int) -> float:
+        thresholds = (_WIDE, _NARROW)[which]
+        return float(area(share(self.below[which], self.count), thresholds))
+
+
+class HandMetrics:
+    """Gathers predictions and truths, then computes the values of `PROTOCOLS`.
+
+    Example:
+        >>> metrics = HandMetrics()
+        >>> metrics.update(pred_mm, gt_mm, valid)  # doctest: +SKIP
+        >>> metrics.compute()["mpjpe_mm"]  # doctest: +SKIP
+    """
+
+    _CURVES = ("root", "bone")
+
+    def __init__(self) -> None:
+        self.hands = 0
+        self.samples = 0
+        self._sums: dict[str, _Sums] = {}
+        self._mrrpe = [0.0, 0.0]
+        self._handedness = [0.0, 0.0]
+
+    def update(
+        self,
+        pred_mm: ArrayLike,
+        gt_mm: ArrayLike,
+        valid: ArrayLike | None = None,
+        visible: ArrayLike | None = None,
+        pred_present: ArrayLike | None = None,
+        gt_present: ArrayLike | None = None,
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            pred_mm: (N, 2, 21, 3) right hand then left, or (N, 21, 3) one hand; camera frame. Where only
+                root-relative predictions exist, the absolute error and MRRPE mean nothing.
+            gt_mm: like `pred_mm`.
+            valid: (N, 2, 21) or (N, 21) bool. Root-relative errors count hands whose wrist is valid.
+            visible: like `valid`; gives the split into visible and occluded joints.
+            pred_present: (N, 2) bool or probability; with `gt_present` gives the handedness accuracy.
+            gt_present: (N, 2) bool.
+
+        Raises:
+            ValueError: on wrong shapes, or one hand after two.
+        """
+        pred, gt = as_pair(pred_mm, gt_mm)
+        if pred.ndim == 3 and pred.shape[1:] == (21, 3):
+            hands = 1
+        elif pred.ndim == 4 and pred.shape[1:] == (2, 21, 3):
+            hands = 2
+        else:
+            raise ValueError(f"joints have shape {tuple(pred.shape)}; expected (N, 2, 21, 3) or (N, 21, 3)")
+        if self.hands not in (0, hands):
+            raise ValueError(
+                f"this batch has {hands} hand(s) per sample, earlier ones {self.hands}; use two HandMetrics"
+            )
+        mask = as_valid(valid, pred[..., 0])
+        seen = None if visible is None else as_valid(visible, pred[..., 0])
+        if (pred_present is None) != (gt_present is None):
+            raise ValueError("pred_present and gt_present go together; one of them is missing")
+        presence = None
+        if pred_present is not None and gt_present is not None:
+            presence = float(handedness_accuracy(pred_present, gt_present))
+        self.hands = hands
+        self.samples += len(pred)
+        if len(pred) == 0:
+            return
+        if presence is not None:
+            self._handedness[0] += presence * len(pred)
+            self._handedness[1] += len(pred)
+
+        root_mask = rooted(mask, pred[..., 0], 0)
+        root = joint_errors(root_aligned(pred, gt), gt)
+        both = mask.reshape(len(pred), hands, 21).any(-1).all(-1) if hands == 2 else None
+        self._add("absolute", joint_errors(pred, gt), mask)
+        self._add("root", root, root_mask)
+        if both is not None:
+            self._add("single", root[~both], root_mask[~both])
+            self._add("two", root[both], root_mask[both])
+        if seen is not None:
+            self._add("visible", root, root_mask & seen)
+            self._add("occluded", root, root_mask & ~seen)
+        self._add("scaled", joint_errors(root_scale_aligned(pred, gt, mask), gt), root_mask)
+        bone_mask = root_mask & root_mask[..., 9:10]
+        self._add("bone", joint_errors(root_scale_aligned(pred, gt, bone=(0, 9)), gt), bone_mask)
+        self._add("procrustes", joint_errors(procrustes_aligned(pred, gt, mask), gt), mask)
+        if hands == 2:
+            count = int(mask[:, :, 0].all(-1).sum())
+            if count:
+                self._mrrpe[0] += float(mrrpe(pred, gt, mask)) * count
+                self._mrrpe[1] += count
+
+    def _add(self, name: str, errors: Tensor, mask: Tensor) -> None:
+        joints = self.hands * 21
+        if name not in self._sums:
+            self._sums[name] = _Sums(joints, curves=name in self._CURVES)
+        self._sums[name].add(errors.reshape(-1, joints), mask.reshape(-1, joints))
+
+    def compute(self) -> dict[str, float]:
+        """The values of `PROTOCOLS` for which there is data, by name."""
+        wrists = tuple(21 * hand for hand in range(self.hands))
+        found = {name: sums for name, sums in self._sums.items() if sums.count.any()}
+        values: dict[str, float] = {}
+        for key, name in (
+            ("mpjpe_mm", "root"),
+            ("mpjpe_visible_mm", "visible"),
+            ("mpjpe_occluded_mm", "occluded"),
+            ("mpjpe_scaled_mm", "scaled"),
+        ):
+            if name in found:
+                values[key] = found[name].pooled(skip=wrists)
+        for key, name in (
+            ("mpjpe_interhand_mm", "root"),
+            ("mpjpe_single_mm", "single"),
+            ("mpjpe_two_mm", "two"),
+            ("mpjpe_bone_scaled_mm", "bone"),
+        ):
+            if name in found:
+                values[key] = found[name].per_joint()
+        for key, name in (("mpjpe_absolute_mm", "absolute"), ("pa_mpjpe_mm", "procrustes")):
+            if name in found:
+                values[key] = found[name].pooled()
+        if "root" in found:
+            values["auc_0_50"], values["auc_20_50"] = found["root"].auc(0), found["root"].auc(1)
+        if "bone" in found:
+            values["auc_bone_scaled_20_50"] = found["bone"].auc(1)
+        for key, (total, count) in (("mrrpe_mm", self._mrrpe), ("handedness_accuracy", self._handedness)):
+            if count:
+                values[key] = total / count
+        values["samples"] = float(self.samples)
+        return {key: values[key] for key in PROTOCOLS if key in values and values[key] == values[key]}
+
+    def per_joint_mm(self) -> Tensor:
+        """Root-relative error of each joint, (hands, 21) float64 mm; nan where a joint never counted."""
+        if "root" not in self._sums:
+            return torch.full((max(self.hands, 1), 21), float("nan"), dtype=torch.float64)
+        sums = self._sums["root"]
+        return (sums.total / sums.count).reshape(self.hands, 21)

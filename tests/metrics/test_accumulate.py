@@ -1,0 +1,114 @@
+"""HandMetrics gives the same numbers as the plain functions over all samples at once."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from dfmamba.metrics import (
+    PROTOCOLS,
+    HandMetrics,
+    auc,
+    handedness_accuracy,
+    interhand_mpjpe,
+    joint_errors,
+    mean_error,
+    mpjpe,
+    mrrpe,
+    pa_mpjpe,
+    root_aligned,
+    root_scale_aligned,
+)
+
+
+def data(seed: int, *shape: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    gt = rng.normal(0, 50, (*shape, 21, 3))
+    valid = rng.random((*shape, 21)) < 0.85
+    valid[0, ..., 0] = True
+    return gt + rng.normal(0, 15, gt.shape), gt, valid, rng.random((*shape, 21)) < 0.5
+
+
+def test_batches_of_two_hands() -> None:
+    pred, gt, valid, visible = data(0, 40, 2)
+    valid[:10, 0] = False
+    present = valid.any(-1)
+    guess = np.random.default_rng(1).random((40, 2))
+    metrics = HandMetrics()
+    for part in (slice(0, 7), slice(7, 7), slice(7, 40)):
+        metrics.update(pred[part], gt[part], valid[part], visible[part], guess[part], present[part])
+    values = metrics.compute()
+    assert set(values) == set(PROTOCOLS)
+
+    rooted = valid & valid[..., :1]
+    root = joint_errors(root_aligned(pred, gt), gt)
+    bone = rooted & rooted[..., 9:10]
+    no_wrist = rooted.copy()
+    no_wrist[..., 0] = False
+    expected = {
+        "mpjpe_mm": mpjpe(pred, gt, valid, include_root=False),
+        "mpjpe_interhand_mm": interhand_mpjpe(pred, gt, valid),
+        "mpjpe_single_mm": interhand_mpjpe(
+            pred[~present.all(1)], gt[~present.all(1)], valid[~present.all(1)]
+        ),
+        "mpjpe_two_mm": interhand_mpjpe(pred[present.all(1)], gt[present.all(1)], valid[present.all(1)]),
+        "mpjpe_visible_mm": mean_error(root, no_wrist & visible),
+        "mpjpe_occluded_mm": mean_error(root, no_wrist & ~visible),
+        "mpjpe_absolute_mm": mpjpe(pred, gt, valid, root=None),
+        "mpjpe_scaled_mm": mean_error(joint_errors(root_scale_aligned(pred, gt, valid), gt), no_wrist),
+        "pa_mpjpe_mm": pa_mpjpe(pred, gt, valid),
+        "auc_0_50": auc(root.flatten(1), rooted.reshape(40, 42)),
+        "auc_20_50": auc(root.flatten(1), rooted.reshape(40, 42), 20, 50, 15),
+        "auc_bone_scaled_20_50": auc(
+            joint_errors(root_scale_aligned(pred, gt, bone=(0, 9)), gt).flatten(1),
+            bone.reshape(40, 42),
+            20,
+            50,
+            15,
+        ),
+        "mrrpe_mm": mrrpe(pred, gt, valid),
+        "handedness_accuracy": handedness_accuracy(guess, present),
+        "samples": 40,
+    }
+    for key, value in expected.items():
+        assert values[key] == pytest.approx(float(value), rel=1e-9), key
+    assert metrics.per_joint_mm().shape == (2, 21)
+    assert metrics.per_joint_mm()[:, 0].tolist() == [0, 0]
+    json.dumps(values)
+
+
+def test_one_hand() -> None:
+    pred, gt, valid, _ = data(2, 12)
+    metrics = HandMetrics()
+    metrics.update(pred, gt, valid)
+    values = metrics.compute()
+    assert values["mpjpe_interhand_mm"] == pytest.approx(float(mpjpe(pred, gt, valid, per_joint_first=True)))
+    for key in ("mrrpe_mm", "mpjpe_two_mm", "mpjpe_visible_mm", "handedness_accuracy"):
+        assert key not in values
+    assert metrics.per_joint_mm().shape == (1, 21)
+
+
+def test_nothing_valid() -> None:
+    metrics = HandMetrics()
+    assert metrics.compute() == {"samples": 0.0}
+    assert metrics.per_joint_mm().isnan().all()
+    pred, gt, valid, _ = data(3, 4, 2)
+    metrics.update(pred, gt, np.zeros_like(valid))
+    assert metrics.compute() == {"samples": 4.0}
+
+
+def test_errors() -> None:
+    pred, gt, valid, _ = data(4, 4, 2)
+    metrics = HandMetrics()
+    metrics.update(pred, gt, valid)
+    with pytest.raises(ValueError, match="use two HandMetrics"):
+        metrics.update(pred[:, 0], gt[:, 0])
+    with pytest.raises(ValueError, match="expected"):
+        metrics.update(pred[0, 0], gt[0, 0])
+    with pytest.raises(ValueError, match="go together"):
+        metrics.update(pred, gt, pred_present=np.ones((4, 2)))
+    with pytest.raises(ValueError, match="valid has shape"):
+        metrics.update(pred, gt, valid[:2])
+    assert metrics.compute()["samples"] == 4.0
