@@ -1,0 +1,96 @@
+"""Named backbones: one dictionary from a name to its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from typing import Any
+
+from torch import nn
+
+from dfmamba.backbones.dssm import DSSMConfig
+from dfmamba.backbones.tribrid import Tribrid, TribridConfig, TribridFeatures
+
+BACKBONES: dict[str, TribridConfig] = {
+    "dfmamba_tiny": TribridConfig(
+        dims=(64, 128, 304, 608),
+        stem_dim=32,
+        stages=(
+            ("conv",) * 2,
+            ("conv",) * 3,
+            ("dssm", "gated") * 4,
+            ("dssm", "gated") * 2,
+        ),
+        scan=DSSMConfig(d_state=1),
+    ),
+    "dfmamba_nano": TribridConfig(
+        dims=(32, 64, 128, 192),
+        stem_dim=16,
+        stages=(("conv",), ("conv",) * 2, ("dssm", "gated") * 2, ("dssm", "gated")),
+        scan=DSSMConfig(d_state=1),
+        ffn_ratio=2.0,
+        gated_expand=2.0,
+        gated_kernel=5,
+    ),
+    "dfmamba_test": TribridConfig(
+        dims=(8, 8, 16, 16),
+        stem_dim=4,
+        stages=(("conv",), ("conv",), ("dssm", "gated"), ("dssm",)),
+        ffn_ratio=1.0,
+        gated_expand=1.0,
+        gated_kernel=3,
+    ),
+}
+
+
+def list_backbones(pattern: str = "*") -> list[str]:
+    """Names of the backbones that match a shell-style pattern; `dfmamba_test` is for tests and not listed."""
+    return sorted(name for name in BACKBONES if fnmatch(name, pattern) and name != "dfmamba_test")
+
+
+def backbone_config(name: str, **overrides: Any) -> TribridConfig:
+    """Configuration of a named backbone with some fields changed.
+
+    Raises:
+        ValueError: unknown name or field.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"unknown backbone {name!r}; known: {', '.join(list_backbones())}")
+    return BACKBONES[name].with_overrides(**overrides)
+
+
+def create_backbone(
+    name: str,
+    features_only: bool = False,
+    out_indices: Sequence[int] = (0, 1, 2, 3),
+    num_classes: int = 0,
+    **overrides: Any,
+) -> nn.Module:
+    """Builds a backbone by name.
+
+    Args:
+        name: one of `list_backbones()`.
+        features_only: return the maps of `out_indices` (strides 4, 8, 16, 32) instead of pooled features.
+        out_indices: which stages a feature backbone returns; stages after the last one aren't built.
+        num_classes: size of the classifier (not with `features_only`).
+        **overrides: fields of `TribridConfig`, such as `in_chans`, `drop_path_rate`, `deformable`,
+            `num_anchors` or `replaced={"dssm": "mamba"}`.
+
+    Returns:
+        A `Tribrid`, or a `TribridFeatures` whose `feature_info` has channels and strides.
+
+    Raises:
+        ValueError: unknown name or argument, or `num_classes` together with `features_only`.
+
+    Example:
+        >>> import torch
+        >>> model = create_backbone("dfmamba_nano", features_only=True).eval()
+        >>> [tuple(m.shape[1:]) for m in model(torch.zeros(1, 3, 64, 64))]
+        [(32, 16, 16), (64, 8, 8), (128, 4, 4), (192, 2, 2)]
+    """
+    config = backbone_config(name, **overrides)
+    if features_only:
+        if num_classes:
+            raise ValueError("a feature backbone has no classifier: leave num_classes at 0")
+        return TribridFeatures(config, out_indices)
+    return Tribrid(config, num_classes)
