@@ -1,0 +1,232 @@
+"""The transformer of A2J-Transformer (Jiang et al., CVPR 2023): anchors as queries of a deformable decoder.
+
+Differences to the published model, all deliberate: the anchors are constants; offsets start at zero;
+positions are normalised by the input's true size, with pixel centres at half cells; each hand's depth is
+relative to its wrist; joint confidences and hand presence are estimated as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from .anchors import aggregate, anchor_grid, anchor_weights, by_hand
+from .config import HeadConfig
+from .deformable_attention import DeformableAttention
+from .output import HandPoseOutput, LayerOutput
+
+TEMPERATURE = 10000.0
+
+
+def sine_code(positions: Tensor, features: int) -> Tensor:
+    """Sines and cosines of coordinates at geometrically spaced wavelengths.
+
+    Args:
+        positions: (..., axes) in [0, 1].
+        features: even number of features per axis.
+
+    Returns:
+        (..., axes * features), axis by axis; sine and cosine alternate.
+    """
+    exponent = torch.arange(features // 2, device=positions.device, dtype=positions.dtype) * (2.0 / features)
+    phase = (2.0 * math.pi) * positions[..., None] / TEMPERATURE**exponent
+    return torch.stack((phase.sin(), phase.cos()), dim=-1).flatten(-3)
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Linear layers of the given widths with ReLU between them."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class _Layer(nn.Module):
+    """What encoder and decoder share: deformable attention, then a feed-forward layer, norm after each."""
+
+    def __init__(self, config: HeadConfig, levels: int) -> None:
+        super().__init__()
+        self.attention = DeformableAttention(config.dim, levels, config.heads, config.points)
+        self.norm1 = nn.LayerNorm(config.dim)
+        self.feed = nn.Sequential(
+            nn.Linear(config.dim, config.ffn),
+            nn.ReLU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.ffn, config.dim),
+        )
+        self.norm2 = nn.LayerNorm(config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        position: Tensor,
+        reference: Tensor,
+        tokens: Tensor,
+        shapes: Sequence[tuple[int, int]],
+    ) -> Tensor:
+        attended = self.attention(x + position, reference, tokens, shapes)
+        x = self.norm1(x + self.dropout(attended))
+        return self.norm2(x + self.dropout(self.feed(x)))
+
+
+class EncoderLayer(_Layer):
+    """Deformable self-attention over the tokens of all maps."""
+
+
+class DecoderLayer(_Layer):
+    """Self-attention among the anchors, then deformable attention from the anchors to the maps."""
+
+    def __init__(self, config: HeadConfig, levels: int) -> None:
+        super().__init__(config, levels)
+        self.among = nn.MultiheadAttention(config.dim, config.heads, dropout=config.dropout, batch_first=True)
+        self.norm0 = nn.LayerNorm(config.dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        position: Tensor,
+        reference: Tensor,
+        tokens: Tensor,
+        shapes: Sequence[tuple[int, int]],
+    ) -> Tensor:
+        query = x + position
+        mixed, _ = self.among(query, query, x, need_weights=False)
+        x = self.norm0(x + self.dropout(mixed))
+        return super().forward(x, position, reference, tokens, shapes)
+
+
+class TransformerDecoder(nn.Module):
+    """Projections, encoder, decoder and per-layer votes of the anchors.
+
+    The anchors lie on `config.image_size`; an input of another size is allowed as far as the backbone's
+    strides allow it, and positions are then normalised by that size.
+
+    Args:
+        channels: channels of the maps, finest first.
+        strides: their strides in pixels.
+        config: the head's settings, with `num_layers` > 0.
+    """
+
+    anchors: Tensor
+    offset_scale: Tensor
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.joints = config.num_hands * config.num_joints
+        self.stride = strides[0]
+        dim = config.dim
+        self.projections = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, dim, 1), nn.GroupNorm(32, dim)) for width in channels
+        )
+        self.extra: nn.Module | None = None
+        if config.extra_level:
+            self.extra = nn.Sequential(
+                nn.Conv2d(channels[-1], dim, 3, stride=2, padding=1), nn.GroupNorm(32, dim)
+            )
+        levels = len(channels) + config.extra_level
+        self.level_codes = nn.Parameter(torch.empty(levels, dim))
+
+        cells = config.image_size // config.anchor_stride
+        grid = anchor_grid(cells, cells, config.anchor_stride, config.depths)
+        self.register_buffer("anchors", grid, persistent=False)
+        extent = (config.image_size, config.image_size, config.depth_extent)
+        self.register_buffer("offset_scale", torch.tensor(extent).view(3, 1, 1), persistent=False)
+        self.content = nn.Parameter(torch.empty(len(grid), dim))
+        self.position = mlp(3 * (dim // 2), dim, dim)
+        self.position_scale = mlp(dim, dim, dim)
+
+        layers = range(config.num_layers)
+        self.encoder = nn.ModuleList(EncoderLayer(config, levels) for _ in layers)
+        self.decoder = nn.ModuleList(DecoderLayer(config, levels) for _ in layers)
+        self.offset_votes = nn.ModuleList(mlp(dim, dim, dim, 3 * self.joints) for _ in layers)
+        self.weight_votes = nn.ModuleList(mlp(dim, dim, dim, self.joints) for _ in layers)
+        self.confidence = nn.Linear(dim, self.joints)
+        self.presence = nn.Linear(2 * dim, config.num_hands)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier for all matrices, deformable attention as it prescribes, no offsets at the start."""
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        for module in self.modules():
+            if isinstance(module, DeformableAttention):
+                module.reset_parameters()
+            elif isinstance(module, nn.Conv2d) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.level_codes)
+        nn.init.normal_(self.content)
+        for votes in self.offset_votes:
+            assert isinstance(votes, nn.Sequential)
+            last = votes[-1]
+            assert isinstance(last, nn.Linear)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def tokenize(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, list[tuple[int, int]]]:
+        """Project the maps and lay out their tokens.
+
+        Args:
+            features: maps (B, C, H, W), finest first.
+
+        Returns:
+            The tokens (B, tokens, dim) of all maps; their positional code (tokens, dim); the cells' centres
+            (tokens, 2) = (x, y) where each map extends over [0, 1]; the maps' (height, width).
+        """
+        maps = [project(feature) for project, feature in zip(self.projections, features, strict=True)]
+        if self.extra is not None:
+            maps.append(self.extra(features[-1]))
+        tokens, codes, centres = [], [], []
+        shapes: list[tuple[int, int]] = []
+        for level, picture in enumerate(maps):
+            height, width = picture.shape[-2:]
+            shapes.append((height, width))
+            tokens.append(picture.flatten(2).transpose(1, 2))
+            cells = anchor_grid(height, width, 1.0, device=picture.device)[:, :2] + 0.5
+            centre = cells / cells.new_tensor((width, height))
+            centres.append(centre)
+            codes.append(sine_code(centre.flip(-1), self.config.dim // 2) + self.level_codes[level])
+        return torch.cat(tokens, dim=1), torch.cat(codes), torch.cat(centres), shapes
+
+    def vote(self, layer: int, x: Tensor) -> tuple[LayerOutput, Tensor]:
+        """One layer's joints from its anchors' content (B, anchors, dim), and the anchors' weights."""
+        weights = anchor_weights(self.weight_votes[layer](x).transpose(1, 2))
+        offsets = self.offset_votes[layer](x).unflatten(-1, (self.joints, 3)).permute(0, 3, 2, 1)
+        joints, centroid = aggregate(weights, offsets.to(weights.dtype) * self.offset_scale, self.anchors)
+        return by_hand(joints, centroid, self.config.num_hands, self.config.root_joint), weights
+
+    def forward(self, features: Sequence[Tensor]) -> HandPoseOutput:
+        tokens, code, centres, shapes = self.tokenize(features)
+        for layer in self.encoder:
+            tokens = layer(tokens, code, centres, tokens, shapes)
+
+        height, width = features[0].shape[-2:]
+        true_size = self.anchors.new_tensor((width * self.stride, height * self.stride))
+        reference = (self.anchors[:, :2] + 0.5) / true_size
+        depth = self.anchors[:, 2:] / self.config.depth_extent + 0.5
+        anchor_code = sine_code(torch.cat((reference.flip(-1), depth), dim=-1), self.config.dim // 2)
+        position = self.position(anchor_code)
+
+        x = self.content.expand(len(tokens), -1, -1)
+        outputs = []
+        for index, layer in enumerate(self.decoder):
+            scaled = position * self.position_scale(x) if index else position
+            x = layer(x, scaled, reference, tokens, shapes)
+            output, weights = self.vote(index, x)
+            outputs.append(output)
+
+        # The confidence must not pull on where the joints are looked for.
+        confidence = (weights.detach() * self.confidence(x).transpose(1, 2)).sum(dim=-1)
+        presence = self.presence(torch.cat((tokens.mean(dim=1), x.mean(dim=1)), dim=-1))
+        return HandPoseOutput(
+            joints_25d=outputs[-1].joints_25d,
+            joint_logits=confidence.unflatten(1, (self.config.num_hands, -1)),
+            present_logits=presence.to(weights.dtype),
+            layers=tuple(outputs),
+        )
