@@ -1,0 +1,122 @@
+"""Measure a model: on synthetic pictures of unseen seeds, or on a folder of real labelled ones."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+SCHEMA = "dfmamba.eval/1"
+KINDS = ("single", "two", "object", "ego", "depth")
+VALIDATION_SEED = 990_001
+"""Seed of the validation pictures; no training run uses it."""
+
+SHOWN = (
+    "mpjpe_mm",
+    "mpjpe_visible_mm",
+    "mpjpe_occluded_mm",
+    "mpjpe_scaled_mm",
+    "reference_mpjpe_mm",
+    "pa_mpjpe_mm",
+    "auc_0_50",
+    "auc_20_50",
+    "error_2d_box",
+    "pck_2d_10",
+    "side_accuracy",
+    "handedness_accuracy",
+)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options of `dfmamba eval`."""
+    parser.add_argument(
+        "dataset", type=str, help="'synthetic', one of its kinds (" + ", ".join(KINDS) + "), or 'snap'"
+    )
+    parser.add_argument("--data", type=str, metavar="DIR", help="folder of the data set, for 'snap'")
+    parser.add_argument("--model", type=str, default="nano", help="a packaged model, a folder, or a hub id")
+    parser.add_argument("--count", type=int, default=200, help="synthetic pictures of each kind")
+    parser.add_argument("--seed", type=int, default=VALIDATION_SEED, help="seed of the synthetic pictures")
+    parser.add_argument(
+        "--box", type=str, default="joints", choices=["joints", "picture"], help="what the crop is cut from"
+    )
+    parser.add_argument("--device", type=str, default="cpu")
+    parser.add_argument("--json", type=str, metavar="FILE", help="also write the figures into this JSON file")
+
+
+def run(options: Namespace) -> int:
+    """Evaluate and print; returns the exit code.
+
+    Raises:
+        ValueError: unknown data set, or a folder that isn't one.
+        OSError: something can't be read or written.
+    """
+    from dfmamba.models import load
+    from dfmamba.train.evaluate import BOX_FACTOR, FIGURES, evaluate
+
+    sets = _sets(options)
+    model = load(options.model, options.device)
+    results: dict[str, dict[str, float]] = {}
+    for name, samples in sets.items():
+        results[name] = evaluate(model, samples, options.box)
+    names = [n for n in SHOWN if any(n in figures for figures in results.values())]
+    width = max(map(len, names))
+    print(" " * width + "".join(f"{name:>12}" for name in results))
+    for name in names:
+        cells = (f"{figures[name]:12.3f}" if name in figures else " " * 12 for figures in results.values())
+        print(f"{name:<{width}}" + "".join(cells))
+    counts = ", ".join(f"{name} {int(figures['samples'])}" for name, figures in results.items())
+    crop = f"square of {BOX_FACTOR} times the labelled joints' box" if options.box == "joints" else "whole picture"
+    print(f"\nsamples: {counts}; crop: {crop}; model: {options.model}")
+    for name in names:
+        print(f"  {name}: {FIGURES[name]}")
+    if options.json is not None:
+        from dfmamba.io.files import write_atomic
+        from dfmamba.predict.result import format_json
+
+        facts = {
+            "schema": SCHEMA,
+            "model": model.config.name,
+            "weights": str(options.model),
+            "box": options.box,
+            "protocol": {name: FIGURES[name] for name in names},
+            "results": results,
+        }
+        write_atomic(Path(options.json), format_json(facts).encode())
+    return 0
+
+
+def _sets(options: Namespace) -> dict[str, Any]:
+    if options.dataset == "synthetic":
+        return {kind: synthetic_samples(kind, options.count, options.seed) for kind in KINDS}
+    if options.dataset in KINDS:
+        return {options.dataset: synthetic_samples(options.dataset, options.count, options.seed)}
+    if options.dataset == "snap":
+        if options.data is None:
+            raise ValueError("'snap' needs --data DIR, the folder with annotations.json")
+        from dfmamba.data.snap import SnapRealWorld
+
+        data = SnapRealWorld(options.data)
+        return {"snap": (data[i] for i in range(len(data)))}
+    raise ValueError(f"unknown data set {options.dataset!r}; known: synthetic, {', '.join(KINDS)}, snap")
+
+
+def synthetic_samples(kind: str, count: int, seed: int = VALIDATION_SEED) -> Iterator[Any]:
+    """The first `count` validation samples of a kind.
+
+    Raises:
+        ValueError: `count` is below 1.
+    """
+    from dfmamba.data.synthetic import SyntheticConfig, SyntheticHands
+
+    if count < 1:
+        raise ValueError(f"count is {count}; expected at least 1")
+    hands = SyntheticHands(SyntheticConfig(size=144, seed=seed, kinds={kind: 1.0}))
+    for i in range(count):
+        if sys.stderr.isatty():
+            print(f"\r{kind} {i + 1}/{count} ", end="", file=sys.stderr, flush=True)
+        yield hands.sample(i)
+    if sys.stderr.isatty():
+        print("\r" + " " * 30 + "\r", end="", file=sys.stderr)

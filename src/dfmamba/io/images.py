@@ -1,0 +1,222 @@
+"""Pictures from files: upright RGB arrays, or one line that says why not."""
+
+from __future__ import annotations
+
+import glob
+import os
+import stat
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+MAX_MEGAPIXELS = 100
+"""Pictures with more pixels than this many millions are refused before they are decoded."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif")
+
+
+def load_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a still picture as upright 8-bit RGB.
+
+    JPEG, PNG, WebP, BMP, TIFF and GIF files are read. The EXIF orientation is applied, transparent pixels
+    are laid over white, 16-bit grey is scaled to 8 bits.
+
+    Args:
+        path: the file.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        OSError: if the file is missing, not a regular file or not readable; the message names it.
+        ValueError: if it is empty, damaged, animated, larger than `MAX_MEGAPIXELS` or not a picture; the
+            message names the file and the reason.
+    """
+    path = Path(path)
+    _require_regular_file(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with path.open("rb") as file:
+                return _decode(file, path)
+        except (_PictureError, PermissionError):
+            raise
+        except UnidentifiedImageError:
+            raise ValueError(_unknown_format(path)) from None
+        except Image.DecompressionBombError:
+            raise ValueError(f"{path}: picture too large: more than {MAX_MEGAPIXELS} megapixels") from None
+        except Exception as error:
+            # Pillow's decoders answer damaged bytes with almost any exception type.
+            raise ValueError(f"{path}: damaged or truncated picture ({_one_line(error)})") from None
+
+
+def as_picture(image: Image.Image | np.ndarray, name: str = "image") -> np.ndarray:
+    """Turn a Pillow image or an array into upright 8-bit RGB.
+
+    Args:
+        image: a Pillow image of any mode (its EXIF orientation is applied), or an array (H, W, 3) or
+            (H, W), RGB or grey, either uint8 or floating with values from 0 to 1.
+        name: what an error message calls the picture.
+
+    Returns:
+        (H, W, 3) uint8; the input itself where it already is that.
+
+    Raises:
+        TypeError: if it is neither a Pillow image nor an array.
+        ValueError: if shape, type or values are not as above.
+    """
+    if isinstance(image, Image.Image):
+        return _to_rgb(_upright(image), name)
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"{name}: expected a path, Pillow image or array, got {type(image).__name__}")
+    if image.ndim == 2:
+        image = np.repeat(image[:, :, None], 3, axis=2)
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"{name}: expected an array (H, W, 3) or (H, W), got shape {image.shape}")
+    if image.dtype == np.uint8:
+        return image
+    if not np.issubdtype(image.dtype, np.floating):
+        raise ValueError(f"{name}: expected uint8 or floating values, got {image.dtype}")
+    low, high = float(image.min()), float(image.max())
+    if not (low >= 0.0 and high <= 1.0):
+        raise ValueError(f"{name}: floating values must lie in 0..1, got {low:g}..{high:g} (divide by 255?)")
+    return np.rint(image * 255.0).astype(np.uint8)
+
+
+def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """List the pictures that files, folders and patterns name.
+
+    A file counts as it is, whatever its suffix. A folder gives the pictures directly inside it, a pattern
+    (`*`, `?`, `[`) those that match it, both by suffix, sorted by name, hidden files left out. A file that
+    is named twice is listed once.
+
+    Raises:
+        FileNotFoundError: if a path does not exist.
+        ValueError: if a folder holds no picture or a pattern matches none.
+    """
+    found: dict[Path, None] = {}
+    for name in paths:
+        path = Path(name)
+        if path.is_dir():
+            inside = sorted(entry for entry in path.iterdir() if _looks_like_picture(entry))
+            if not inside:
+                raise ValueError(f"{path}: no pictures in this folder (looked for {_suffix_list()})")
+        elif os.path.lexists(path):
+            inside = [path]
+        elif glob.has_magic(str(name)):
+            matches = (Path(match) for match in glob.glob(str(name), recursive=True))
+            inside = sorted(match for match in matches if _looks_like_picture(match))
+            if not inside:
+                raise ValueError(f"{name}: no pictures match this pattern (looked for {_suffix_list()})")
+        else:
+            raise FileNotFoundError(f"{path}: no such file or folder")
+        found.update(dict.fromkeys(inside))
+    return list(found)
+
+
+class _PictureError(ValueError):
+    """A reason that is already worded for the user."""
+
+
+def _require_regular_file(path: Path) -> None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except OSError as error:
+        raise OSError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(f"{path}: is a folder, expected a picture")
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path}: not a regular file, expected a picture")
+    if status.st_size == 0:
+        raise ValueError(f"{path}: the file is empty")
+    if not os.access(path, os.R_OK):
+        raise PermissionError(f"{path}: no permission to read this file")
+
+
+def _decode(file: BinaryIO, path: Path) -> np.ndarray:
+    with Image.open(file, formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > MAX_MEGAPIXELS * 1_000_000:
+            raise _PictureError(
+                f"{path}: picture too large: {width} x {height}, the limit is {MAX_MEGAPIXELS} megapixels"
+            )
+        # An MPO is a JPEG with previews or a second eye behind it: its first frame is the photo.
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        if frames > 1:
+            kind = "picture with {} pages" if image.format == "TIFF" else "animated picture with {} frames"
+            raise _PictureError(f"{path}: {kind.format(frames)}: save the one you want as a still picture")
+        image.load()
+        return _to_rgb(_upright(image), str(path))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # a damaged EXIF block does not spoil the pixels
+        return image
+    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
+
+
+def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
+    mode = image.mode
+    if mode.startswith("I") or mode == "F":
+        grey = _grey_to_8_bit(np.asarray(image), name)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    try:
+        return np.array(image.convert("RGB"))
+    except ValueError:
+        raise _PictureError(f"{name}: colour mode {mode} is not supported, save the picture as RGB") from None
+
+
+def _grey_to_8_bit(values: np.ndarray, name: str) -> np.ndarray:
+    """Integers are taken as 0..65535; floating values as 0..1, or as 0..255 where one exceeds 1."""
+    low, high = float(values.min()), float(values.max())
+    floating = np.issubdtype(values.dtype, np.floating)
+    full = (1.0 if high <= 1.0 else 255.0) if floating else 65535.0
+    if not (low >= 0.0 and high <= full):
+        raise _PictureError(f"{name}: grey values {low:g}..{high:g} lie outside 0..{full:g}")
+    return np.rint(values * (255.0 / full)).astype(np.uint8)
+
+
+def _looks_like_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _suffix_list() -> str:
+    return " ".join(sorted(SUFFIXES))
+
+
+def _unknown_format(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        return f"{path}: HEIC and AVIF pictures are not supported, save it as JPEG or PNG"
+    return f"{path}: not a picture, or one of an unknown format (known: {', '.join(FORMATS)})"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__

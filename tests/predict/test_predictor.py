@@ -1,0 +1,194 @@
+"""The way of a picture through cropping, network and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dfmamba.hands.camera import Camera
+from dfmamba.predict import Prediction, Predictor
+from dfmamba.predict.predictor import _groups
+
+WRIST, TIP = (60.0, 90.0), (120.0, 50.0)
+CAMERA = Camera(200, 200, 90, 50)
+
+
+def picture(wrist=WRIST, tip=TIP, size=(200, 120), blob: int = 9) -> np.ndarray:
+    """A grey picture with a red blob at the wrist and a green one at the tip."""
+    image = np.full((size[1], size[0], 3), 90, np.uint8)
+    for (u, v), color in ((wrist, (255, 0, 0)), (tip, (0, 255, 0))):
+        u, v = int(u), int(v)
+        image[v - blob : v + blob + 1, u - blob : u + blob + 1] = color
+    return image
+
+
+def ends(prediction: Prediction, hand: int = 0) -> np.ndarray:
+    return prediction.hands[hand].joints_2d_px[[0, 20]]
+
+
+def test_whole_picture(stick) -> None:
+    prediction = Predictor(stick, "cpu").predict(picture(), refine=False)
+    assert prediction.image_size == (200, 120)
+    assert prediction.model == "stick"
+    assert (prediction.image, prediction.camera, prediction.mirrored) == (None, None, False)
+    (hand,) = prediction.hands
+    assert hand.side == "right"
+    assert hand.score == pytest.approx(torch.tensor(4.0).sigmoid().item())
+    assert np.abs(ends(prediction) - [WRIST, TIP]).max() < 2.0
+    assert hand.root == "wrist"
+    assert np.allclose(hand.joints_3d_mm[0], 0)
+    assert stick.inputs[0].shape == (1, 3, 64, 64)
+    assert 0 <= stick.inputs[0].min() <= stick.inputs[0].max() <= 1
+
+
+def test_the_second_look_is_sharper(stick) -> None:
+    small = picture((403, 451), (644, 305), (900, 700), blob=12)
+    first = Predictor(stick, "cpu").predict(small, refine=False)
+    second = Predictor(stick, "cpu").predict(small)
+    error = [np.abs(ends(prediction) - [(403, 451), (644, 305)]).max() for prediction in (first, second)]
+    assert error[1] < 1.5
+    assert error[1] < 0.6 * error[0]
+    assert len(stick.inputs) == 3
+
+
+def test_a_second_look_that_sees_less_is_dropped(stick_class) -> None:
+    image = picture()
+    first = Predictor(stick_class((2.0,)), "cpu").predict(image, refine=False)
+    worse = Predictor(stick_class((2.0, -1.0)), "cpu").predict(image)
+    assert np.array_equal(ends(worse), ends(first))
+    assert worse.hands[0].score == first.hands[0].score
+    better = Predictor(stick_class((-0.5, 2.0)), "cpu").predict(image)
+    assert len(better.hands) == 1
+    assert len(Predictor(stick_class((-0.5,)), "cpu").predict(image, refine=False).hands) == 0
+
+
+def test_a_box_is_looked_at_once(stick) -> None:
+    prediction = Predictor(stick, "cpu").predict(picture(), box=(40, 30, 140, 110))
+    assert len(stick.inputs) == 1
+    assert np.abs(ends(prediction) - [WRIST, TIP]).max() < 1.0
+
+
+def test_a_box_may_reach_out_but_not_lie_outside(stick) -> None:
+    predictor = Predictor(stick, "cpu")
+    assert len(predictor.predict(picture(), box=(-30, 0, 150, 150)).hands) == 1
+    with pytest.raises(ValueError, match="outside the picture of 200 x 120"):
+        predictor.predict(picture(), box=(200, 0, 250, 50))
+    with pytest.raises(ValueError, match="empty"):
+        predictor.predict(picture(), box=(50, 50, 50, 80))
+
+
+@pytest.mark.parametrize("box", [None, (40, 30, 140, 110)])
+@pytest.mark.parametrize("camera", [None, CAMERA])
+def test_mirrored(stick, box, camera) -> None:
+    """A mirror image of a left hand looks like a right hand; pixels stay those of the picture as given."""
+    predictor = Predictor(stick, "cpu")
+    mirrored = predictor.predict(picture(), box, camera, mirrored=True)
+    assert mirrored.mirrored
+    assert mirrored.hands[0].side == "left"
+    assert np.abs(ends(mirrored) - [WRIST, TIP]).max() < 2.0
+    assert mirrored.camera == camera
+
+    unmirrored = np.ascontiguousarray(picture()[:, ::-1])
+    real_box = None if box is None else (199 - box[2], box[1], 199 - box[0], box[3])
+    real_camera = None if camera is None else Camera(camera.fx, camera.fy, 199 - camera.cx, camera.cy)
+    real = predictor.predict(unmirrored, real_box, real_camera)
+    assert real.hands[0].side == "left"
+    assert np.allclose(mirrored.hands[0].joints_3d_mm, real.hands[0].joints_3d_mm)
+    box_there = mirrored.hands[0].box_xyxy
+    assert np.allclose(
+        real.hands[0].box_xyxy, [199 - box_there[2], box_there[1], 199 - box_there[0], box_there[3]]
+    )
+
+
+def test_with_a_camera_the_joints_project_on_the_pixels(stick) -> None:
+    prediction = Predictor(stick, "cpu").predict(picture(), camera=CAMERA)
+    (hand,) = prediction.hands
+    assert (hand.root, hand.scale, prediction.camera) == ("camera", "reference hand", CAMERA)
+    assert (hand.joints_3d_mm[:, 2] > 0).all()
+    assert np.allclose(CAMERA.project(hand.joints_3d_mm), hand.joints_2d_px, atol=1e-6)
+
+
+def test_same_picture_in_every_form(stick, tmp_path: Path) -> None:
+    predictor = Predictor(stick, "cpu")
+    path = tmp_path / "a.png"
+    Image.fromarray(picture()).save(path)
+    forms = [path, str(path), Image.open(path), picture(), picture() / 255.0]
+    results = [predictor.predict(form) for form in forms]
+    assert len({result.to_json().replace(f'"{path}"', "null") for result in results}) == 1
+    assert results[0].image == results[1].image == str(path)
+    assert results[0].seconds > 0
+
+
+def test_batch_equals_singles(stick) -> None:
+    images = [picture(), picture(size=(140, 180)), np.full((30, 50, 3), 90, np.uint8)]
+    predictor = Predictor(stick, "cpu", batch_size=2)
+    batch = predictor.predict_batch(images)
+    assert [len(result.hands) for result in batch] == [1, 1, 0]
+    for image, result in zip(images, batch, strict=True):
+        assert predictor.predict(image).to_json() == result.to_json()
+    assert predictor.predict_batch([]) == []
+
+
+def test_threshold(stick) -> None:
+    predictor = Predictor(stick, "cpu")
+    assert len(predictor.predict(picture(), threshold=0.99).hands) == 0
+    assert len(predictor.predict(picture(), threshold=0.0).hands) == 1
+    with pytest.raises(ValueError, match="threshold"):
+        predictor.predict(picture(), threshold=2)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 2)])
+def test_tiny_pictures(stick, shape: tuple[int, int]) -> None:
+    assert Predictor(stick, "cpu").predict(np.zeros((*shape, 3), np.uint8)).hands == ()
+
+
+def test_overlapping_hands_share_a_crop() -> None:
+    near, far = np.array([2.0, 0.0, 12.0, 10.0]), np.array([50.0, 0.0, 60.0, 10.0])
+    box = np.array([0.0, 0.0, 10.0, 10.0])
+    assert _groups({0: box, 1: near}) == [(0, 1)]
+    assert _groups({0: box, 1: far}) == [(0,), (1,)]
+    assert _groups({1: far}) == [(1,)]
+
+
+def test_output_that_is_not_finite_is_an_error(stick_class) -> None:
+    class Broken(stick_class):
+        def forward(self, x):
+            output = super().forward(x)
+            return output._replace(joints_25d=output.joints_25d * float("nan"))
+
+    with pytest.raises(ValueError, match="not finite"):
+        Predictor(Broken(), "cpu").predict(picture())
+
+
+@pytest.mark.parametrize("device", ["quantum", "cuda:99", "meta", ""])
+def test_devices_that_are_not_there(stick, device: str) -> None:
+    with pytest.raises(ValueError, match="device"):
+        Predictor(stick, device)
+
+
+def test_depth_models_are_refused(stick) -> None:
+    stick.config = SimpleNamespace(image_size=64, in_chans=1)
+    with pytest.raises(ValueError, match="in_chans is 1"):
+        Predictor(stick, "cpu")
+
+
+def test_unusable_settings(stick) -> None:
+    with pytest.raises(ValueError, match="batch_size"):
+        Predictor(stick, "cpu", batch_size=0)
+    with pytest.raises(OSError, match="nothere"):
+        Predictor("nothere", "cpu")
+
+
+def test_the_real_test_model() -> None:
+    from dfmamba.models import MODELS, HandPoseModel
+
+    torch.manual_seed(0)
+    model = HandPoseModel(MODELS["test"]).eval()
+    prediction = Predictor(model, "cpu").predict(picture(), camera=CAMERA, threshold=0.0)
+    assert Prediction.from_json(prediction.to_json()).to_json() == prediction.to_json()
+    assert model.predict(picture(), camera=CAMERA, threshold=0.0).to_json() == prediction.to_json()
