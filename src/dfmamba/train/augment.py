@@ -1,0 +1,178 @@
+"""Batched augmentation: geometry, background and photographic effects as functions of tensors.
+
+Pictures come as a rendered foreground (straight colour and coverage) and a background, so that no two epochs
+show the same picture. Picture, joints, depth and handedness move together.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Strengths of the augmentation; zeros switch a part off.
+
+    Attributes:
+        rotation_deg: standard deviation of the rotation about the middle of the crop.
+        spin: share of samples turned by any angle.
+        scale: standard deviation of the logarithm of the zoom.
+        zoom_out: share of samples that are shrunk by up to twice, as when a box is too large.
+        shift: largest shift of the crop relative to its side.
+        flip: probability of mirroring, which swaps the hands.
+        colour: strength of exposure, colour cast, contrast and saturation changes.
+        blur: share of samples that are blurred or of low resolution.
+        noise: largest standard deviation of sensor noise (picture values 0..1).
+        occlude: share of samples with a patch pasted over them.
+    """
+
+    rotation_deg: float = 25.0
+    spin: float = 0.08
+    scale: float = 0.14
+    zoom_out: float = 0.12
+    shift: float = 0.1
+    flip: float = 0.5
+    colour: float = 1.0
+    blur: float = 0.4
+    noise: float = 0.05
+    occlude: float = 0.2
+
+
+def random_crops(n: int, size: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Affine maps from crop pixels to picture pixels, (n, 2, 3); both are `size` squares, centres at integers."""
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    angle = torch.randn(n, generator=generator) * math.radians(config.rotation_deg)
+    angle = torch.where(uniform(n) < config.spin, uniform(n) * 2 * math.pi, angle)
+    zoom = torch.exp(torch.randn(n, generator=generator) * config.scale)
+    zoom = torch.where(uniform(n) < config.zoom_out, 1.0 + uniform(n), zoom)
+    mirror = torch.where(uniform(n) < config.flip, -1.0, 1.0)
+    shift = (uniform(n, 2) * 2 - 1) * config.shift * size
+    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    linear = torch.stack((cos * mirror, -sin, sin * mirror, cos), dim=-1).view(n, 2, 2)
+    middle = torch.full((2,), (size - 1) / 2)
+    offset = middle + shift - (linear @ middle)
+    return torch.cat((linear, offset[..., None]), dim=-1)
+
+
+def warp(pictures: Tensor, crops: Tensor, size: int, padding: str = "zeros") -> Tensor:
+    """Samples (n, C, H, W) pictures bilinearly at the crops' pixels, giving (n, C, size, size)."""
+    h, w = pictures.shape[-2:]
+    # Pixel centres at integers to grid_sample's [-1, 1] over the pictures' outer edges.
+    steps = torch.arange(size, dtype=crops.dtype)
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
+    points = torch.stack((x, y, torch.ones_like(x)), dim=-1).view(1, -1, 3)
+    source = points @ crops.transpose(1, 2)
+    grid = (source + 0.5) * (2.0 / torch.tensor([w, h], dtype=crops.dtype)) - 1.0
+    return F.grid_sample(
+        pictures, grid.view(-1, size, size, 2), mode="bilinear", padding_mode=padding, align_corners=False
+    )
+
+
+def move_joints(joints_25d: Tensor, crops: Tensor) -> Tensor:
+    """2.5D joints (n, 2, 21, 3) of the picture to those of the crop; a mirrored crop swaps the hands."""
+    linear, offset = crops[:, :, :2], crops[:, :, 2]
+    inverse = torch.linalg.inv(linear)
+    uv = (joints_25d[..., :2] - offset[:, None, None]) @ inverse.transpose(1, 2)[:, None]
+    determinant = torch.linalg.det(linear)
+    d = joints_25d[..., 2:] / determinant.abs().sqrt()[:, None, None, None]
+    return swap_mirrored(torch.cat((uv, d), dim=-1), crops)
+
+
+def swap_mirrored(values: Tensor, crops: Tensor) -> Tensor:
+    """Exchanges right and left (dimension 1) of the samples whose crop mirrors."""
+    mirrored = torch.linalg.det(crops[:, :, :2]) < 0
+    return torch.where(mirrored.view(-1, *[1] * (values.ndim - 1)), values.flip(1), values)
+
+
+def colour_matrices(n: int, strength: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Random exposure, cast, contrast and saturation as matrices (n, 3, 3) and offsets (n, 3, 1)."""
+
+    def normal(scale: float, *shape: int) -> Tensor:
+        return torch.randn(n, *shape, generator=generator) * scale * strength
+
+    gain = torch.exp(normal(0.25, 1) + normal(0.07, 3)).clamp(0.4, 2.0)
+    contrast = torch.exp(normal(0.2, 1, 1)).clamp(0.5, 1.7)
+    saturation = (1.0 + normal(0.3, 1, 1)).clamp(0.0, 1.8)
+    grey = torch.tensor([0.299, 0.587, 0.114]).expand(3, 3)
+    matrix = (torch.eye(3) * saturation + grey * (1 - saturation)) * contrast
+    return matrix * gain[:, None, :], 0.45 * (1 - contrast) * torch.ones(3, 1)
+
+
+def photograph(x: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Photographic effects on (n, 3, S, S) pictures in [0, 1]: colour, resolution, blur, noise."""
+    n, _, size, _ = x.shape
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    if config.colour:
+        matrix, offset = colour_matrices(n, config.colour, generator)
+        x = torch.baddbmm(offset, matrix, x.flatten(2)).view_as(x).clamp_(0, 1)
+        few = torch.nonzero(uniform(n) < 0.4 * config.colour).flatten()
+        if len(few):
+            gamma = torch.exp(torch.randn(len(few), 1, 1, 1, generator=generator) * 0.25)
+            x[few] = x[few].clamp_min(1e-4) ** gamma
+    if config.blur:
+        # The effects act on parts of the batch, each with one strength: a third is shrunk, a third is blurred.
+        order = torch.randperm(n, generator=generator)[: int(n * config.blur)]
+        small, soft = order[: len(order) // 2], order[len(order) // 2 :]
+        if len(small):
+            low = int(size * (0.35 + 0.5 * float(uniform(1))))
+            shrunk = F.interpolate(x[small], size=(low, low), mode="area")
+            x[small] = F.interpolate(shrunk, size=(size, size), mode="bilinear", align_corners=False)
+        if len(soft):
+            sigma = (0.4 + 1.0 * float(uniform(1))) * size / 128
+            taps = torch.arange(-3, 4, dtype=x.dtype)
+            kernel = torch.exp(-0.5 * (taps / sigma) ** 2)
+            kernel = (kernel / kernel.sum()).expand(3, 1, 1, 7).contiguous()
+            y = F.conv2d(F.pad(x[soft], (3, 3, 3, 3), mode="replicate"), kernel, groups=3)
+            x[soft] = F.conv2d(y, kernel.transpose(2, 3), groups=3)
+    if config.noise:
+        some = torch.nonzero(uniform(n) < 0.6).flatten()
+        if len(some):
+            strength = uniform(len(some), 1, 1, 1) ** 2 * config.noise
+            x[some] += torch.randn(len(some), 3, size, size, generator=generator) * strength
+    return x.clamp_(0, 1)
+
+
+def paste_patches(x: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Covers parts of some pictures with patches of others, or with one colour."""
+    n, _, size, _ = x.shape
+    chosen = torch.nonzero(torch.rand(n, generator=generator) < config.occlude).flatten().tolist()
+    for i in chosen:
+        numbers = torch.rand(8, generator=generator).tolist()
+        w, h = (max(4, int(size * (0.06 + 0.3 * r))) for r in numbers[:2])
+        left, top = int(numbers[2] * (size - w)), int(numbers[3] * (size - h))
+        if numbers[4] < 0.5:
+            patch = torch.tensor(numbers[5:8]).view(3, 1, 1).expand(3, h, w)
+        else:
+            other = int(numbers[5] * n) % n
+            y0, x0 = int(numbers[6] * (size - h)), int(numbers[7] * (size - w))
+            patch = x[other, :, y0 : y0 + h, x0 : x0 + w].clone()
+        x[i, :, top : top + h, left : left + w] = patch
+    return x
+
+
+def compose(foreground: Tensor, background: Tensor, crops: Tensor, crops_back: Tensor, size: int, gain: Tensor) -> Tensor:
+    """Warps both layers and lays one over the other.
+
+    Args:
+        foreground: (n, 4, S, S) in [0, 1], straight colour and coverage.
+        background: (n, 3, R, R) in [0, 1].
+        crops: (n, 2, 3) for the foreground, as `random_crops` gives them.
+        crops_back: the same for the background.
+        size: side of the result.
+        gain: (n, 3) brightness of the foreground relative to the background.
+    """
+    alpha = foreground[:, 3:]
+    layers = warp(torch.cat((foreground[:, :3] * alpha, alpha), dim=1), crops, size)
+    back = warp(background, crops_back, size, padding="reflection")
+    return (layers[:, :3] * gain[:, :, None, None] + back * (1 - layers[:, 3:])).clamp_(0, 1)

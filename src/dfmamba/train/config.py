@@ -1,0 +1,131 @@
+"""Configuration of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any
+
+from dfmamba.heads import LossConfig
+from dfmamba.train.augment import AugmentConfig
+
+
+def default_kinds() -> dict[str, float]:
+    """Shares of the scene kinds in the default training mixture."""
+    return {"single": 0.56, "two": 0.17, "object": 0.13, "ego": 0.09, "depth": 0.05}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pictures come from: rendered once into shards, recomposed anew in every step.
+
+    Attributes:
+        pictures: number of rendered pictures; the first `first` must exist before training starts, the rest
+            is rendered beside it.
+        first: pictures before the first step.
+        cache: folder of the shards; None means one under the user's cache directory, named by the settings.
+        seed: seed of the renderer; validation uses others.
+        size: side of the rendered pictures in pixels.
+        kinds: shares of the scene kinds.
+        backgrounds: number of backgrounds rendered for recomposition.
+        photos: folder of photographs to use as further backgrounds.
+        workers: renderer processes.
+    """
+
+    pictures: int = 200_000
+    first: int = 20_000
+    cache: str | None = None
+    seed: int = 1
+    size: int = 144
+    kinds: Mapping[str, float] = field(default_factory=default_kinds)
+    backgrounds: int = 6000
+    photos: str | None = None
+    workers: int = 2
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run is a function of this and of nothing else.
+
+    Attributes:
+        model: name of the model to train (`dfmamba.models.MODELS`).
+        out: folder of the run.
+        steps: optimiser steps.
+        batch_size: pictures a step.
+        lr: peak learning rate, reached after `warmup` steps, then a cosine down to a hundredth.
+        warmup: steps of linear warm-up.
+        weight_decay: decoupled weight decay of matrices and kernels.
+        ema: decay of the averaged weights, which are the ones that are evaluated and kept.
+        clip: largest norm of the gradient.
+        seed: seed of initialisation and augmentation.
+        validate_every: steps between validations.
+        validation: pictures a kind in a validation.
+        save_every: steps between checkpoints.
+        init: folder or name of a model whose weights to start from.
+        device: torch device.
+        threads: torch threads; 0 leaves torch's own choice.
+        data: pictures.
+        augment: augmentation.
+        loss: loss weights; `image_size` is set from the model.
+    """
+
+    model: str = "nano"
+    out: str = "runs/nano"
+    steps: int = 30_000
+    batch_size: int = 64
+    lr: float = 2e-3
+    warmup: int = 400
+    weight_decay: float = 0.02
+    ema: float = 0.999
+    clip: float = 30.0
+    seed: int = 0
+    validate_every: int = 1000
+    validation: int = 100
+    save_every: int = 250
+    init: str | None = None
+    device: str = "cpu"
+    threads: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=lambda: LossConfig(anchor=0.3, anchor_z=0.0, tau_z=2.0))
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "validate_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"TrainConfig.{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 < self.lr or not 0 <= self.ema < 1:
+            raise ValueError(f"TrainConfig needs lr > 0 and 0 <= ema < 1, got lr={self.lr}, ema={self.ema}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        return _plain(asdict(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Builds from plain values.
+
+        Raises:
+            ValueError: an unknown key or an unusable value.
+        """
+        parts = {"data": DataConfig, "augment": AugmentConfig, "loss": LossConfig}
+        built: dict[str, Any] = {}
+        for key, value in values.items():
+            built[key] = _build(parts[key], value, f"{key}.") if key in parts else value
+        return _build(cls, built, "")
+
+
+def _build(kind: type, values: Any, where: str) -> Any:
+    if is_dataclass(values):
+        return values
+    unknown = sorted(set(values) - {f.name for f in fields(kind)})
+    if unknown:
+        raise ValueError(f"unknown training setting {where}{unknown[0]!r}")
+    return kind(**values)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return value

@@ -1,0 +1,266 @@
+"""The training loop: one function from a configuration to a trained model.
+
+Step noise depends on (seed, step) alone, so a run that was interrupted goes on exactly where it would have been.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dfmamba.heads import pose_loss
+from dfmamba.io.files import write_atomic
+from dfmamba.models import MODELS, HandPoseModel, check_device, load
+from dfmamba.train.checkpoint import STATE_FILE, load_state, save_state
+from dfmamba.train.config import TrainConfig
+
+Batch = tuple[Tensor, dict[str, Tensor]]
+
+
+class BatchSource(Protocol):
+    """Where the engine gets its batches."""
+
+    def batch(self, step: int) -> Batch:
+        """Pictures (B, C, S, S) and the target of `pose_loss` for one step; a pure function of the step."""
+        ...
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then a cosine to a hundredth of the peak."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def parameter_groups(model: HandPoseModel, weight_decay: float) -> list[dict[str, Any]]:
+    """Decays matrices and kernels; norms, biases and state-space parameters don't decay."""
+    backbone: Any = model.backbone
+    kept = {f"backbone.{name}" for name in backbone.no_weight_decay()}
+    decay, rest = [], []
+    for name, parameter in model.named_parameters():
+        (rest if parameter.ndim < 2 or name in kept else decay).append(parameter)
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Exponential moving average of parameters; buffers (running statistics) are averaged alike."""
+    old = average.state_dict()
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            old[name].lerp_(value, 1 - decay)
+        else:
+            old[name].copy_(value)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Turns Ctrl-C and SIGTERM into a question the loop asks between steps; a second signal ends at once."""
+    caught: list[int] = []
+
+    def handler(number: int, _: Any) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    previous = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            previous[number] = signal.signal(number, handler)
+        except ValueError:  # not in the main thread: the caller handles signals
+            break
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
+def build_model(config: TrainConfig) -> HandPoseModel:
+    """The model to train, started from `config.init` if given.
+
+    Raises:
+        ValueError: unknown model, or initial weights of another architecture.
+    """
+    if config.model not in MODELS:
+        raise ValueError(f"unknown model {config.model!r}; known: {', '.join(sorted(MODELS))}")
+    torch.manual_seed(config.seed)
+    model = HandPoseModel(MODELS[config.model])
+    if config.init:
+        start = load(config.init).state_dict()
+        own = model.state_dict()
+        wrong = [n for n in own if n not in start or start[n].shape != own[n].shape]
+        if wrong:
+            raise ValueError(f"init {config.init!r} is another architecture than {config.model!r}: {wrong[0]}")
+        model.load_state_dict(start)
+    return model
+
+
+def train(
+    config: TrainConfig,
+    source: BatchSource,
+    resume: bool = False,
+    validate: Callable[[HandPoseModel], dict[str, float]] | None = None,
+    until: int | None = None,
+) -> HandPoseModel:
+    """Trains a model and leaves it, with its log, in the folder of the run.
+
+    Args:
+        config: the run.
+        source: batches.
+        resume: go on from the folder's state; without one it starts anew.
+        validate: figures of the averaged model, written to the log; the model with the lowest "score" is kept
+            as `best`.
+        until: stop (and save) before this step; for tests and stages.
+
+    Returns:
+        The averaged model, in evaluation mode.
+
+    Raises:
+        ValueError: the folder holds a run already, or another one than is to be resumed.
+        FloatingPointError: the loss is no longer finite; the last good state stays on disk.
+    """
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = check_device(config.device)
+    model = build_model(config).to(device, memory_format=torch.channels_last).train()
+    average = copy.deepcopy(model).eval()
+    optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.99))
+    step, best = 0, float("inf")
+    if (out / STATE_FILE).is_file():
+        if not resume:
+            raise ValueError(f"{out} holds a run already: resume it, or choose another folder")
+        facts = load_state(out, model, average, optimizer)
+        changed = _changed(facts["config"], config.to_dict())
+        if changed:
+            raise ValueError(f"{out} is a run with another {changed}; choose another folder or the same settings")
+        step, best = facts["step"], facts["best"]
+    write_atomic(out / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode())
+    size = float(model.config.image_size)
+    loss_config = replace(config.loss, image_size=size, depth_range=model.config.head.depth_extent)
+    last = config.steps if until is None else min(until, config.steps)
+
+    def save() -> None:
+        save_state(out, model, average, optimizer, {"step": step, "best": best, "config": config.to_dict()})
+
+    meter = Meter(config, out, step)
+    with stop_on_signal() as stopped:
+        while step < last:
+            pictures, target = source.batch(step)
+            meter.fetched()
+            pictures = pictures.to(device).contiguous(memory_format=torch.channels_last)
+            rate = learning_rate(config, step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            torch.manual_seed((config.seed << 32) + step)  # dropout and drop path
+            losses = pose_loss(model(pictures), {k: t.to(device) for k, t in target.items()}, loss_config)
+            optimizer.zero_grad(set_to_none=True)
+            losses["total"].backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            if not torch.isfinite(norm):
+                raise FloatingPointError(
+                    f"loss or gradient is not finite at step {step} (loss {float(losses['total'])}); "
+                    f"the state of the last save is in {out}"
+                )
+            optimizer.step()
+            update_average(average, model, min(config.ema, (1 + step) / (10 + step)))
+            step += 1
+            meter.stepped(step, {k: float(v.detach()) for k, v in losses.items()}, rate)
+            if validate is not None and (step % config.validate_every == 0 or step == config.steps):
+                figures = validate(average)
+                meter.write({"step": step, "validation": figures})
+                if figures.get("score", float("inf")) < best:
+                    best = figures["score"]
+                    average.save(out / "best")
+                meter.pause()
+            if step % config.save_every == 0 or step == last or stopped():
+                save()
+            if stopped():
+                print(f"\nstopped at step {step}; go on with --resume", file=sys.stderr)
+                break
+    if step >= config.steps:
+        average.save(out / "last")
+    return average.eval()
+
+
+def _changed(old: Any, new: Any) -> str | None:
+    """Name of the first setting of a run that differs, folders and validation aside."""
+    free = {"out", "validate_every", "validation", "save_every", "threads", "device", "cache", "workers", "photos"}
+    for key, value in new.items():
+        if key in free:
+            continue
+        if isinstance(value, dict) and isinstance(old.get(key), dict):
+            inner = _changed(old[key], value)
+            if inner:
+                return f"{key}.{inner}"
+        elif old.get(key) != value:
+            return key
+    return None
+
+
+class Meter:
+    """Progress on the terminal and JSON Lines in the run's folder."""
+
+    def __init__(self, config: TrainConfig, out: Path, step: int) -> None:
+        self.config, self.path = config, out / "log.jsonl"
+        self.started, self.begun, self.shown = time.monotonic(), step, 0.0
+        self.waiting, self.mark = 0.0, time.monotonic()
+        self.mean: dict[str, float] = {}
+
+    def fetched(self) -> None:
+        """The batch has arrived."""
+        now = time.monotonic()
+        self.waiting += now - self.mark
+
+    def pause(self) -> None:
+        """Time since the last step doesn't count (validation)."""
+        now = time.monotonic()
+        self.started += now - self.mark
+        self.mark = now
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Adds a line to the log."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def stepped(self, step: int, losses: dict[str, float], rate: float) -> None:
+        """Counts a step, logs every 50th and shows progress twice a minute, or always on a terminal."""
+        self.mark = now = time.monotonic()
+        for name, value in losses.items():
+            self.mean[name] = value + 0.98 * (self.mean.get(name, value) - value)
+        elapsed = max(now - self.started, 1e-9)
+        speed = (step - self.begun) * self.config.batch_size / elapsed
+        if step % 50 == 0:
+            figures = {k: round(v, 4) for k, v in self.mean.items()}
+            wait = round(self.waiting / elapsed, 3)
+            self.write({"step": step, **figures, "lr": rate, "pictures_per_s": round(speed, 1), "data_wait": wait})
+        tty = sys.stderr.isatty()
+        if now - self.shown > (0.5 if tty else 30.0) or step == self.config.steps:
+            self.shown = now
+            left = (self.config.steps - step) * self.config.batch_size / max(speed, 1e-9)
+            text = (
+                f"step {step}/{self.config.steps}  loss {self.mean['total']:.3f}  joint {self.mean['joint']:.2f}  "
+                f"{speed:.0f} pictures/s  {_clock(left)} left"
+            )
+            print(f"\r{text}   " if tty else text, end="" if tty else "\n", file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(int(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02d}:{second:02d}"

@@ -1,0 +1,227 @@
+"""The pool of rendered pictures that training draws from, and the batches made of it.
+
+Pictures are rendered once, in shards of `SHARD`, and laid over another background with other colours each
+time they are drawn. The pool grows with the step by a fixed rule and waits for shards that aren't there yet,
+so that a batch depends on the configuration and the step alone, however fast the renderer is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dfmamba.data.synthetic.background import sample_background
+from dfmamba.data.synthetic.cache import ShardedHands, render_shards
+from dfmamba.data.synthetic.generator import KINDS, SyntheticConfig
+from dfmamba.train.augment import (
+    AugmentConfig,
+    compose,
+    move_joints,
+    paste_patches,
+    photograph,
+    random_crops,
+    swap_mirrored,
+)
+from dfmamba.train.config import DataConfig, TrainConfig
+
+SHARD = 2000
+LAYERS = ("hand",)
+DEPTH_KIND = KINDS.index("depth")
+
+
+def synthetic_config(data: DataConfig) -> SyntheticConfig:
+    """What the renderer needs to know of the data settings."""
+    return SyntheticConfig(size=data.size, seed=data.seed, kinds=dict(data.kinds), effects=False)
+
+
+def cache_folder(data: DataConfig) -> Path:
+    """Folder of the rendered pictures, named by what is in them unless the settings name one."""
+    if data.cache:
+        return Path(data.cache)
+    named = json.dumps(synthetic_config(data).to_dict(), sort_keys=True)
+    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dfmamba"
+    return root / f"synthetic-{hashlib.sha256(named.encode()).hexdigest()[:12]}"
+
+
+def render(data: DataConfig, first: int, count: int) -> Path:
+    """Renders pictures `first` to `first + count` into the cache; finished shards are left alone."""
+    folder = cache_folder(data)
+    return render_shards(
+        synthetic_config(data), first, count, folder, data.workers, shard_size=SHARD, layers=LAYERS
+    )
+
+
+def render_backgrounds(data: DataConfig) -> np.ndarray:
+    """(N, S, S, 3) uint8 backgrounds, made once and kept in the cache."""
+    named = hashlib.sha256(str(data.photos).encode()).hexdigest()[:8] if data.photos else "drawn"
+    path = cache_folder(data) / f"backgrounds-{data.backgrounds}-{named}.npy"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tones = np.random.default_rng([data.seed, 7]).integers(0, 2**31, data.backgrounds)
+        pictures = np.empty((data.backgrounds, data.size, data.size, 3), np.uint8)
+        for i in range(data.backgrounds):
+            tone = np.random.default_rng(int(tones[i])).uniform([90, 60, 45], [235, 195, 175])
+            rng = np.random.default_rng([data.seed, 8, i])
+            pictures[i] = sample_background(rng, data.size, data.photos, tone)
+        draft = path.with_suffix(".part.npy")
+        np.save(draft, pictures)
+        os.replace(draft, path)
+    return np.load(path, mmap_mode="r")
+
+
+class Pool:
+    """Batches for the engine, drawn from the rendered pictures.
+
+    Args:
+        config: the run; `config.data` says what is rendered, `config.augment` how it is varied.
+        image_size: side of the model's crop.
+        patience_s: how long to wait for a shard that another process renders.
+    """
+
+    def __init__(self, config: TrainConfig, image_size: int, patience_s: float = 3600.0) -> None:
+        self.config, self.image_size, self.patience_s = config, image_size, patience_s
+        self.folder = cache_folder(config.data)
+        self.backgrounds = render_backgrounds(config.data)
+        self.loaded = 0
+        self._open(self.available(0))
+
+    def available(self, step: int) -> int:
+        """How many pictures the pool holds at a step: all of them from half of the run on."""
+        data = self.config.data
+        first = min(data.first, data.pictures)
+        share = min(1.0, step / max(1, 0.5 * self.config.steps))
+        return first + int(share * (data.pictures - first)) // SHARD * SHARD
+
+    def _open(self, wanted: int) -> None:
+        deadline = time.monotonic() + self.patience_s
+        shards = [self.folder / f"shard-{first:09d}" for first in range(0, wanted, SHARD)]
+        told = False
+        while not all(shard.is_dir() for shard in shards):
+            if time.monotonic() > deadline:
+                raise OSError(f"{self.folder}: shards up to picture {wanted} didn't appear; is the renderer running?")
+            if not told:
+                print(f"waiting for the renderer ({wanted} pictures needed)", file=sys.stderr, flush=True)
+                told = True
+            time.sleep(1.0)
+        self.hands = ShardedHands(self.folder, LAYERS)
+        labels = self.hands.labels
+        cameras = labels["camera"].astype(np.float64)
+        joints = labels["joints_cam_mm"].astype(np.float64)
+        depth = joints[..., 2]
+        focal = np.sqrt(cameras[:, 0] * cameras[:, 1])[:, None, None]
+        root = np.where(depth[..., :1] > 0, depth[..., :1], 1.0)
+        relative = np.where(labels["valid"], (depth - root) * focal / root, 0.0)
+        self.joints_25d = torch.from_numpy(
+            np.concatenate([labels["joints_2d"], relative[..., None].astype(np.float32)], axis=-1)
+        )
+        self.valid = torch.from_numpy(labels["valid"].copy())
+        self.is_depth = torch.from_numpy(labels["kind"] == DEPTH_KIND)
+        self.loaded = wanted
+
+    def batch(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Pictures (B, 3, S, S) in [0, 1] and the loss target of one step."""
+        wanted = self.available(step)
+        if wanted > self.loaded:
+            self._open(wanted)
+        config = self.config
+        rng = np.random.default_rng([config.seed, step])
+        chosen = rng.integers(0, wanted, config.batch_size)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        foreground = np.stack([self.hands[int(i)]["hand"] for i in chosen])
+        background = np.stack([self.backgrounds[i] for i in rng.integers(0, len(self.backgrounds), len(chosen))])
+        index = torch.from_numpy(chosen)
+        return make_batch(
+            torch.from_numpy(foreground),
+            torch.from_numpy(background),
+            self.joints_25d[index],
+            self.valid[index],
+            self.is_depth[index],
+            self.image_size,
+            config.augment,
+            generator,
+        )
+
+
+def make_batch(
+    foreground: Tensor,
+    background: Tensor,
+    joints_25d: Tensor,
+    valid: Tensor,
+    is_depth: Tensor,
+    size: int,
+    config: AugmentConfig,
+    generator: torch.Generator,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Augments one batch.
+
+    Args:
+        foreground: (n, S, S, 4) uint8.
+        background: (n, R, R, 3) uint8.
+        joints_25d: (n, 2, 21, 3) in pixels of the foreground.
+        valid: (n, 2, 21) bool.
+        is_depth: (n,) bool; depth pictures stay without background and colour effects.
+        size: side of the crops.
+        config: strengths.
+        generator: source of all randomness.
+
+    Returns:
+        Pictures (n, 3, size, size) in [0, 1] and the target of `dfmamba.heads.pose_loss`.
+    """
+    n, side = foreground.shape[:2]
+    front = foreground.permute(0, 3, 1, 2).float().div_(255)
+    back = background.permute(0, 3, 1, 2).float().div_(255)
+    back[is_depth] = 0
+    crops = random_crops(n, side, config, generator)
+    resize = torch.tensor([[side / size, 0, 0.5 * side / size - 0.5], [0, side / size, 0.5 * side / size - 0.5]])
+    crops = join(crops, resize.expand(n, 2, 3))
+    wide = AugmentConfig(rotation_deg=10, scale=0.25, zoom_out=0.0, shift=0.15, spin=0.0)
+    crops_back = join(random_crops(n, back.shape[-1], wide, generator), resize.expand(n, 2, 3))
+    gain = torch.exp(
+        torch.randn(n, 1, generator=generator) * 0.2 + torch.randn(n, 3, generator=generator) * 0.05
+    )
+    gain = 1 + (gain - 1) * config.colour
+    gain[is_depth] = 1
+    x = compose(front, back, crops, crops_back, size, gain)
+    plain = x[is_depth].clone()
+    x = photograph(x, config, generator)
+    x[is_depth] = plain
+    x = paste_patches(x, config, generator)
+
+    joints = move_joints(joints_25d, crops)
+    valid = swap_mirrored(valid, crops)
+    low, high = -0.5 - 0.15 * size, size - 0.5 + 0.15 * size
+    near = ((joints[..., :2] > low) & (joints[..., :2] < high)).all(-1) & valid
+    inside = ((joints[..., :2] > -0.5) & (joints[..., :2] < size - 0.5)).all(-1) & valid
+    present = inside.sum(-1) >= 8
+    valid = near & present[..., None]
+    return x, {
+        "joints_25d": torch.where(valid[..., None], joints, 0.0),
+        "valid": valid,
+        "present": present,
+        "box_size_px": box_sides(joints, valid),
+    }
+
+
+def join(outer: Tensor, inner: Tensor) -> Tensor:
+    """The affine maps (n, 2, 3) that apply `inner` first, then `outer`."""
+    linear = outer[:, :, :2] @ inner[:, :, :2]
+    offset = outer[:, :, :2] @ inner[:, :, 2:] + outer[:, :, 2:]
+    return torch.cat((linear, offset), dim=-1)
+
+
+def box_sides(joints_25d: Tensor, valid: Tensor) -> Tensor:
+    """Longer side of the box of each hand's valid joints, (n, 2), 0 without any."""
+    mask = valid[..., None]
+    uv = joints_25d[..., :2]
+    high = torch.where(mask, uv, -torch.inf).amax(2)
+    low = torch.where(mask, uv, torch.inf).amin(2)
+    side = (high - low).amax(-1)
+    return torch.where(valid.any(-1), side, torch.zeros_like(side))

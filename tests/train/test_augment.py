@@ -1,0 +1,156 @@
+"""Augmentation moves picture, joints and handedness together."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from dfmamba.train.augment import (
+    AugmentConfig,
+    colour_matrices,
+    compose,
+    move_joints,
+    paste_patches,
+    photograph,
+    random_crops,
+    swap_mirrored,
+    warp,
+)
+from dfmamba.train.pool import box_sides, join, make_batch
+
+STILL = AugmentConfig(
+    rotation_deg=0, spin=0, scale=0, zoom_out=0, shift=0, flip=0, colour=0, blur=0, noise=0, occlude=0
+)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_no_augmentation_is_the_identity() -> None:
+    x = torch.rand(3, 4, 16, 16)
+    crops = random_crops(3, 16, STILL, generator())
+    torch.testing.assert_close(warp(x, crops, 16), x)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_joints_follow_the_picture(seed: int) -> None:
+    """A bright dot at a joint is found, after the warp, where the joint has gone."""
+    size = 48
+    config = AugmentConfig(rotation_deg=60, scale=0.2, shift=0.1, flip=0.5, spin=0.3, zoom_out=0.3)
+    crops = random_crops(6, size, config, generator(seed))
+    joints = torch.zeros(6, 2, 21, 3)
+    joints[:, 0, :, :2] = torch.tensor([20.0, 29.0])
+    joints[:, 1, :, :2] = torch.tensor([26.0, 22.0])
+    yy, xx = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    for hand, point in ((0, (20.0, 29.0)), (1, (26.0, 22.0))):
+        dot = torch.exp(-((xx - point[0]) ** 2 + (yy - point[1]) ** 2) / 8.0)
+        out = warp(dot.expand(6, 1, size, size), crops, size)[:, 0]
+        moved = move_joints(joints, crops)
+        mirrored = torch.linalg.det(crops[:, :, :2]) < 0
+        for i in range(6):
+            slot = hand if not mirrored[i] else 1 - hand
+            u, v = moved[i, slot, 0, :2].tolist()
+            if 3 < u < size - 4 and 3 < v < size - 4:
+                mass = out[i] / out[i].sum()
+                assert math.isclose(float((mass * xx).sum()), u, abs_tol=0.35)
+                assert math.isclose(float((mass * yy).sum()), v, abs_tol=0.35)
+
+
+def test_depth_scales_with_the_zoom() -> None:
+    crops = random_crops(64, 32, AugmentConfig(rotation_deg=40, scale=0.3), generator())
+    joints = torch.rand(64, 2, 21, 3, generator=generator()) * 20
+    moved = move_joints(joints, crops)
+    back = swap_mirrored(moved, crops)
+    zoom = torch.linalg.det(crops[:, :, :2]).abs().sqrt()
+    torch.testing.assert_close(back[..., 2] * zoom[:, None, None], joints[..., 2])
+    length = (joints[:, :, 0, :2] - joints[:, :, 5, :2]).norm(dim=-1)
+    moved_length = (back[:, :, 0, :2] - back[:, :, 5, :2]).norm(dim=-1)
+    torch.testing.assert_close(moved_length * zoom[:, None], length, rtol=1e-4, atol=1e-3)
+
+
+def test_mirrored_crops_swap_the_hands() -> None:
+    crops = random_crops(200, 32, AugmentConfig(), generator())
+    mirrored = torch.linalg.det(crops[:, :, :2]) < 0
+    assert 0.35 < float(mirrored.float().mean()) < 0.65
+    values = torch.zeros(200, 2, dtype=torch.bool)
+    values[:, 0] = True
+    swapped = swap_mirrored(values, crops)
+    assert torch.equal(swapped[:, 1], mirrored)
+
+
+def test_same_generator_same_batch_and_other_seeds_differ() -> None:
+    front = torch.randint(0, 255, (4, 40, 40, 4), dtype=torch.uint8, generator=generator())
+    back = torch.randint(0, 255, (4, 40, 40, 3), dtype=torch.uint8, generator=generator())
+    joints = torch.rand(4, 2, 21, 3, generator=generator()) * 40
+    valid = torch.ones(4, 2, 21, dtype=torch.bool)
+    is_depth = torch.tensor([False, False, False, True])
+
+    def run(seed: int):
+        return make_batch(front, back, joints, valid, is_depth, 32, AugmentConfig(), generator(seed))
+
+    (xa, ta), (xb, tb), (xc, _) = run(1), run(1), run(2)
+    assert torch.equal(xa, xb)
+    assert all(torch.equal(ta[k], tb[k]) for k in ta)
+    assert not torch.equal(xa, xc)
+    assert xa.shape == (4, 3, 32, 32)
+    assert 0 <= float(xa.min()) <= float(xa.max()) <= 1
+
+
+def test_uncovered_pixels_show_the_background() -> None:
+    front = torch.zeros(1, 4, 16, 16)
+    front[:, :3] = 0.2
+    front[:, 3, :8] = 1
+    back = torch.full((1, 3, 16, 16), 0.9)
+    crops = random_crops(1, 16, STILL, generator())
+    x = compose(front, back, crops, crops, 16, torch.ones(1, 3))
+    torch.testing.assert_close(x[:, :, :7], torch.full((1, 3, 7, 16), 0.2))
+    torch.testing.assert_close(x[:, :, 9:], torch.full((1, 3, 7, 16), 0.9))
+
+
+def test_effects_keep_pictures_in_range_and_can_be_off() -> None:
+    x = torch.rand(16, 3, 24, 24)
+    y = photograph(x.clone(), AugmentConfig(blur=0.9), generator())
+    assert 0 <= float(y.min()) <= float(y.max()) <= 1
+    torch.testing.assert_close(photograph(x.clone(), STILL, generator()), x)
+    torch.testing.assert_close(paste_patches(x.clone(), STILL, generator()), x)
+    assert not torch.equal(paste_patches(x.clone(), AugmentConfig(occlude=1.0), generator()), x)
+
+
+def test_colour_matrices_keep_grey_grey_without_strength() -> None:
+    matrix, offset = colour_matrices(3, 0.0, generator())
+    torch.testing.assert_close(matrix, torch.eye(3).expand(3, 3, 3))
+    torch.testing.assert_close(offset, torch.zeros(3, 3, 1))
+
+
+def test_join_applies_the_inner_map_first() -> None:
+    a = random_crops(5, 20, AugmentConfig(), generator(1))
+    b = random_crops(5, 20, AugmentConfig(), generator(2))
+    p = torch.rand(5, 2, 1, generator=generator())
+    inner = b[:, :, :2] @ p + b[:, :, 2:]
+    want = a[:, :, :2] @ inner + a[:, :, 2:]
+    both = join(a, b)
+    torch.testing.assert_close(both[:, :, :2] @ p + both[:, :, 2:], want)
+
+
+def test_box_sides_ignore_invalid_joints() -> None:
+    joints = torch.zeros(1, 2, 21, 3)
+    joints[0, 0, 3, 0], joints[0, 0, 4, 1] = 10.0, 500.0
+    valid = torch.zeros(1, 2, 21, dtype=torch.bool)
+    valid[0, 0, :4] = True
+    assert box_sides(joints, valid).tolist() == [[10.0, 0.0]]
+
+
+def test_target_marks_hands_that_left_the_picture() -> None:
+    front = torch.zeros(1, 32, 32, 4, dtype=torch.uint8)
+    joints = torch.full((1, 2, 21, 3), 10.0)
+    joints[0, 1, :, 0] = 90.0
+    valid = torch.ones(1, 2, 21, dtype=torch.bool)
+    back = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
+    _, target = make_batch(front, back, joints, valid, torch.tensor([False]), 32, STILL, generator())
+    assert target["present"].tolist() == [[True, False]]
+    assert bool(target["valid"][0, 0].all())
+    assert not bool(target["valid"][0, 1].any())
+    assert float(target["joints_25d"][0, 1].abs().sum()) == 0
