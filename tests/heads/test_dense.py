@@ -101,7 +101,7 @@ def slow_dense(decoder: DenseDecoder, features: list[Tensor]) -> tuple[Tensor, T
                         [column * config.anchor_stride + half, row * config.anchor_stride + half, 0.0]
                     )
                     offset = torch.stack([kind[row, column] for kind in kinds[:3]])
-                    joints[sample, joint] += weight * (anchor + offset * config.image_size)
+                    joints[sample, joint] += weight * (anchor + offset * 2 * config.anchor_stride)
                     centroids[sample, joint] += weight * anchor
                     logits[sample, joint] += weight * kinds[4][row, column]
     present = decoder.presence(torch.cat((pooled, x.mean(dim=(2, 3))), dim=1))

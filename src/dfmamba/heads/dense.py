@@ -13,6 +13,11 @@ from .config import HeadConfig
 from .output import HandPoseOutput
 
 
+OFFSET_CELLS = 2.0
+"""Cells that an offset of 1 stands for: in units of the whole picture, one optimiser step moves joints by many
+pixels and training starts slowly."""
+
+
 class SeparableBlock(nn.Module):
     """Depthwise 3x3 and pointwise convolution, each with batch norm, then ReLU; optionally residual.
 
@@ -39,8 +44,8 @@ class DenseDecoder(nn.Module):
 
     The coarsest map, plus a linear code of its mean as global context, is repeatedly enlarged (nearest
     neighbour), added to the next finer one and mixed. Maps finer than the anchors' stride are mean-pooled to
-    it. A 1x1 convolution then gives per cell and joint three offsets (in units of `image_size`, and of the
-    depth extent), a weight logit and a confidence.
+    it. A 1x1 convolution then gives per cell and joint three offsets (in units of `OFFSET_CELLS` cells), a
+    weight logit and a confidence.
 
     Args:
         channels: channels of the maps, finest first.
@@ -80,7 +85,8 @@ class DenseDecoder(nn.Module):
         self.votes = nn.Conv2d(dim, 5 * self.joints, 1)
         self.presence = nn.Linear(channels[-1] + dim, config.num_hands)
 
-        extent = (config.image_size, config.image_size, config.depth_extent)
+        unit = OFFSET_CELLS * config.anchor_stride
+        extent = (unit, unit, unit * config.depth_extent / config.image_size)
         self.register_buffer("offset_scale", torch.tensor(extent).view(3, 1, 1), persistent=False)
         cells = config.image_size // config.anchor_stride
         grid = anchor_grid(cells, cells, config.anchor_stride, config.depths)

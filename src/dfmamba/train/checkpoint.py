@@ -26,11 +26,13 @@ def save_state(
 
     tensors: dict[str, Tensor] = {}
     for prefix, module in (("model", model), ("average", average)):
-        tensors |= {f"{prefix}/{name}": t.contiguous() for name, t in module.state_dict().items()}
+        tensors |= {f"{prefix}/{name}": t for name, t in module.state_dict().items()}
     names = {id(p): name for name, p in model.named_parameters()}
     for parameter, moments in optimizer.state.items():
         tensors |= {f"optimizer/{names[id(parameter)]}/{key}": t for key, t in moments.items()}
-    tensors = {name: t.detach().cpu().clone() for name, t in tensors.items()}
+    tensors = {
+        name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()
+    }
     write_atomic(folder / STATE_FILE, save(tensors, {"facts": json.dumps(facts)}))
 
 

@@ -77,7 +77,7 @@ class TrainConfig:
     warmup: int = 400
     weight_decay: float = 0.02
     ema: float = 0.999
-    clip: float = 30.0
+    clip: float = 300.0
     seed: int = 0
     validate_every: int = 1000
     validation: int = 100
@@ -87,7 +87,9 @@ class TrainConfig:
     threads: int = 0
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    loss: LossConfig = field(default_factory=lambda: LossConfig(anchor=0.3, anchor_z=0.0, tau_z=2.0))
+    loss: LossConfig = field(default_factory=lambda: LossConfig(
+            joint=3.0, anchor=1.0, anchor_z=0.0, tau_z=2.0, confidence=2.0, presence=10.0
+        ))
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "validate_every", "save_every"):

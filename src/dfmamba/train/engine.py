@@ -174,18 +174,19 @@ def train(
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             if not torch.isfinite(norm):
                 raise FloatingPointError(
-                    f"loss or gradient is not finite at step {step} (loss {float(losses['total'])}); "
+                    f"loss or gradient is not finite at step {step} (loss {losses['total'].item()}); "
                     f"the state of the last save is in {out}"
                 )
             optimizer.step()
             update_average(average, model, min(config.ema, (1 + step) / (10 + step)))
             step += 1
-            meter.stepped(step, {k: float(v.detach()) for k, v in losses.items()}, rate)
+            figures = {k: float(v.detach()) for k, v in losses.items()}
+            meter.stepped(step, {**figures, "grad_norm": float(norm)}, rate)
             if validate is not None and (step % config.validate_every == 0 or step == config.steps):
-                figures = validate(average)
-                meter.write({"step": step, "validation": figures})
-                if figures.get("score", float("inf")) < best:
-                    best = figures["score"]
+                found = validate(average)
+                meter.write({"step": step, "validation": found})
+                if found.get("score", float("inf")) < best:
+                    best = found["score"]
                     average.save(out / "best")
                 meter.pause()
             if step % config.save_every == 0 or step == last or stopped():

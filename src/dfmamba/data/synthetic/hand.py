@@ -1,0 +1,332 @@
+"""The baked hand: shape space, forward kinematics, linear blend skinning and the 21 key points.
+
+Canonical frame of the asset (a right hand, wrist bone at the origin, millimetres): x dorsal (+) / palmar
+(-), y distal (+), z radial, the thumb's side (+). A left hand is the mirror image, made at the very end
+(`mirror_faces`, negated x).
+
+In each bone's own frame (columns of `HandModel.frames`) Y runs along the bone, X across it to the radial
+side and Z to the palm, so +X rotation is flexion and -Z rotation leads a finger towards the thumb.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+Convention = Literal["anatomic", "photo", "rig"]
+
+ASSETS = Path(__file__).parent / "assets"
+
+NUM_ANGLES = 25
+THUMB = slice(0, 5)
+"""Thumb angles: CMC flexion, CMC palmar abduction, CMC twist (opposition), MCP flexion, IP flexion."""
+FINGERS = slice(5, 21)
+"""Index, middle, ring, little, each: MCP flexion, MCP abduction (+ radial), PIP flexion, DIP flexion."""
+CUP = 21
+"""Cupping of the palm, 0..1 (scales the flexion of the ring and little metacarpals)."""
+WRIST = slice(22, 25)
+"""Wrist flexion (+ palmar), deviation (+ radial), twist; these move the forearm, not the hand."""
+
+FOREARM_BONES = (0, 1)
+WRIST_BONE = 2
+THUMB_BONES = (3, 4, 5)
+METACARPALS = (6, 10, 14, 18)
+FINGER_BONES = ((7, 8, 9), (11, 12, 13), (15, 16, 17), (19, 20, 21))
+CHAINS = (THUMB_BONES, *FINGER_BONES)
+
+CUPPING_DEG = (0.0, 0.0, 8.0, 15.0)
+_LEVELS = ((3, 6, 10, 14, 18), (4, 7, 11, 15, 19), (5, 8, 12, 16, 20), (9, 13, 17, 21))
+_REFERENCE_PALM_MM = 110.0
+"""Wrist to middle MCP of the hand that the key point offsets below were measured on."""
+
+_SECTION_DEPTH_MM = ((1.0, 3.0, 4.5), (5.5, 5.0, 4.0), (5.5, 5.0, 4.0), (5.5, 5.0, 4.0), (5.0, 4.0, 2.5))
+"""From the bone head towards the palm to the middle of the finger, per finger (thumb first) and joint."""
+
+_PHOTO_OFFSET_MM = (
+    (-2.5, 15.0, -3.0),
+    *((12.0, 13.0, 2.0), (-1.0, 8.0, -2.5), (-1.5, -1.5, 0.0), (-1.5, -8.0, 1.0)),
+    *((0.0, -6.5, 3.5), (0.5, 1.5, 0.5), (1.0, 0.0, -0.5), (0.5, -7.0, 2.5)),
+    *((2.0, -3.0, 5.5), (2.5, 0.5, 0.5), (1.5, -2.0, 1.0), (0.5, -7.5, 2.5)),
+    *((1.0, -2.5, 5.5), (1.5, 1.0, 0.5), (1.0, 0.5, 1.0), (1.5, -8.0, 3.0)),
+    *((0.5, -3.5, 4.0), (0.0, 0.0, 0.5), (-0.5, 0.5, 1.0), (0.0, -6.0, 0.5)),
+)
+"""From the anatomic key point to where photo data sets put it: radial, distal, palmar in the bone's frame."""
+
+
+def rotation_about(axis: int, radians: np.ndarray) -> np.ndarray:
+    """Rotation matrices (..., 3, 3) about coordinate axis 0, 1 or 2 by `radians` (...)."""
+    radians = np.asarray(radians, dtype=np.float64)
+    c, s = np.cos(radians), np.sin(radians)
+    out = np.zeros((*radians.shape, 3, 3))
+    i, j = (axis + 1) % 3, (axis + 2) % 3
+    out[..., axis, axis] = 1.0
+    out[..., i, i] = c
+    out[..., j, j] = c
+    out[..., i, j] = -s
+    out[..., j, i] = s
+    return out
+
+
+def mirror_faces(faces: np.ndarray) -> np.ndarray:
+    """The faces (F, 3) of the mirrored mesh: the winding is reversed so that outside stays outside."""
+    return np.ascontiguousarray(faces[:, ::-1])
+
+
+@dataclass(frozen=True)
+class HandShape:
+    """One person's hand at rest, millimetres, canonical frame.
+
+    Attributes:
+        vertices: (V, 3) float32.
+        bones: (22, 3) float64 bone heads.
+        scale: size relative to the hand the key point offsets were measured on.
+    """
+
+    vertices: np.ndarray
+    bones: np.ndarray
+    scale: float
+
+
+@dataclass(frozen=True)
+class PosedHand:
+    """A posed right hand: vertices (V, 3), joints (21, 3), bone transforms x -> rotations @ x + shifts."""
+
+    vertices: np.ndarray
+    joints: np.ndarray
+    rotations: np.ndarray
+    shifts: np.ndarray
+
+
+class HandModel:
+    """The hand and forearm mesh with its shape basis and rig, read from `assets/hand.npz`.
+
+    Attributes:
+        faces: (F, 3) int32, counter-clockwise seen from outside, of the right hand.
+        attributes: (V, 4) float32: palm, nail, redness, 0 (the pattern weight of cloth).
+        forearm: (V,) float32 share of the forearm bones in each vertex's skin weights.
+        coefficients: (N, K) float32 shapes sampled from the source model; rows are drawn as they are, which
+            keeps the correlations that independent normal draws would lose.
+        frames: (22, 3, 3) rest orientation of the bones.
+        section_offset: (21, 3) mm, from a bone's head to the middle of the finger there, canonical rest
+            frame, scale 1.
+    """
+
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        self.mean_vertices = arrays["vertices"].astype(np.float32)
+        self.mean_bones = arrays["bones"].astype(np.float64)
+        self._vertex_basis = (
+            arrays["vertex_basis"].astype(np.float32).reshape(len(arrays["vertex_basis"]), -1)
+        )
+        self._bone_basis = arrays["bone_basis"].astype(np.float64)
+        self.coefficients = arrays["coefficients"].astype(np.float32)
+        self.frames = arrays["frames"].astype(np.float64)
+        self.parents = arrays["parents"].astype(np.int64)
+        self.bone_names = tuple(str(name) for name in arrays["bone_names"])
+        self.faces = arrays["faces"].astype(np.int32)
+        self.tips = arrays["tips"].astype(np.int64)
+        weights = arrays["weights"].astype(np.float32)
+        self.weights = np.ascontiguousarray(weights / weights.sum(axis=1, keepdims=True))
+        self.forearm = self.weights[:, list(FOREARM_BONES)].sum(axis=1)
+        painted = arrays["attributes"].astype(np.float32) / 255.0
+        self.attributes = np.concatenate([painted, np.zeros((len(painted), 1), np.float32)], axis=1)
+        self._frames_t = np.swapaxes(self.frames, -1, -2)
+        self.rest_flexion_deg = self._measure_rest_flexion()
+        self._prepare_key_points()
+
+    @staticmethod
+    @lru_cache(maxsize=4)
+    def _load(path: str) -> HandModel:
+        try:
+            with np.load(path) as archive:
+                return HandModel({name: archive[name] for name in archive.files})
+        except FileNotFoundError as error:
+            raise OSError(
+                f"hand asset {path} not found; reinstall dfmamba, or bake it with tools/bake_hand.py"
+            ) from error
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> HandModel:
+        """The model of `path` (default: the packaged asset), read once; OSError if it is missing."""
+        return cls._load(str(path or ASSETS / "hand.npz"))
+
+    def _measure_rest_flexion(self) -> np.ndarray:
+        """(22,) flexion in degrees that the rest mesh has at each finger joint (0 for other bones)."""
+        rest = np.zeros(len(self.parents))
+        for finger, chain in enumerate(CHAINS):
+            for level, bone in enumerate(chain):
+                if finger == 0 and level == 0:
+                    continue
+                along_parent = self._frames_t[bone] @ self.frames[self.parents[bone]][:, 1]
+                angle = np.degrees(np.arctan2(-along_parent[2], along_parent[1]))
+                # The rig's metacarpals are tilted against the palm, so only part of the angle is flexion.
+                rest[bone] = angle * (0.65 if finger and level == 0 else 1.0)
+        return rest
+
+    def _prepare_key_points(self) -> None:
+        self._point_bone = np.full(21, WRIST_BONE)
+        self._point_above = np.full(21, WRIST_BONE)
+        depth = np.zeros((21, 3))
+        for finger, chain in enumerate(CHAINS):
+            for level, bone in enumerate(chain):
+                point = 1 + 4 * finger + level
+                self._point_bone[point] = bone
+                self._point_above[point] = self.parents[bone]
+                depth[point] = _SECTION_DEPTH_MM[finger][level] * self.frames[bone][:, 2]
+            self._point_bone[4 + 4 * finger] = self._point_above[4 + 4 * finger] = chain[2]
+        self.section_offset = depth
+        self._photo_offset = np.einsum(
+            "pij,pj->pi", self.frames[self._point_bone], np.array(_PHOTO_OFFSET_MM)
+        )
+
+    def shape(self, coefficients: np.ndarray | None = None, length_mm: float | None = None) -> HandShape:
+        """A hand at rest.
+
+        Args:
+            coefficients: (K,) weights of the shape basis, in standard deviations (default: the mean hand).
+            length_mm: wrist to tip of the middle finger; the whole hand is scaled to it (default: as it
+                comes).
+
+        Raises:
+            ValueError: `coefficients` has another length than the basis.
+        """
+        count = len(self._vertex_basis)
+        vertices, bones = self.mean_vertices, self.mean_bones
+        if coefficients is not None:
+            coefficients = np.asarray(coefficients, dtype=np.float32)
+            if coefficients.shape != (count,):
+                raise ValueError(f"shape coefficients: got shape {coefficients.shape}, expected ({count},)")
+            vertices = vertices + (coefficients @ self._vertex_basis).reshape(-1, 3)
+            bones = bones + np.tensordot(coefficients.astype(np.float64), self._bone_basis, 1)
+        if length_mm is not None:
+            factor = length_mm / float(
+                np.linalg.norm(vertices[self.tips[2]].mean(axis=0) - bones[WRIST_BONE])
+            )
+            vertices, bones = vertices * np.float32(factor), bones * factor
+        palm = float(np.linalg.norm(bones[FINGER_BONES[1][0]] - bones[WRIST_BONE]))
+        return HandShape(vertices, bones, palm / _REFERENCE_PALM_MM)
+
+    def local_rotations(self, angles: np.ndarray) -> np.ndarray:
+        """Rotations (..., 22, 3, 3) from the rest pose, in each bone's own frame, of angles (..., 25)."""
+        angles = np.asarray(angles, dtype=np.float64)
+        if angles.shape[-1] != NUM_ANGLES:
+            raise ValueError(f"angles: got shape {angles.shape}, expected (..., {NUM_ANGLES})")
+        flexion = np.zeros((*angles.shape[:-1], len(self.parents)))
+        sideways = np.zeros_like(flexion)
+        fingers = angles[..., FINGERS]
+        for finger, chain in enumerate(FINGER_BONES):
+            flexion[..., chain[0]] = fingers[..., 4 * finger]
+            sideways[..., chain[0]] = -fingers[..., 4 * finger + 1]
+            flexion[..., chain[1]] = fingers[..., 4 * finger + 2]
+            flexion[..., chain[2]] = fingers[..., 4 * finger + 3]
+            flexion[..., METACARPALS[finger]] = CUPPING_DEG[finger] * angles[..., CUP]
+        flexion[..., THUMB_BONES] = angles[..., [0, 3, 4]]
+        flexion -= self.rest_flexion_deg
+        out = rotation_about(2, np.radians(sideways)) @ rotation_about(0, np.radians(flexion))
+        opposition = np.radians(angles[..., 1:3])
+        out[..., THUMB_BONES[0], :, :] @= rotation_about(2, -opposition[..., 0]) @ rotation_about(
+            1, opposition[..., 1]
+        )
+        twist = np.radians(angles[..., 24])
+        # Pronation turns the far end of the forearm; the end at the wrist goes with the hand.
+        out[..., 0, :, :] = rotation_about(1, twist)
+        out[..., 1, :, :] = rotation_about(1, 0.35 * twist)
+        return out
+
+    def transforms(
+        self,
+        bones: np.ndarray,
+        angles: np.ndarray,
+        rotation: np.ndarray | None = None,
+        shift: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Bone transforms of posed hands: rest position x goes to rotations @ x + shifts.
+
+        Args:
+            bones: (22, 3) bone heads at rest.
+            angles: (..., 25) degrees.
+            rotation: (3, 3) or (..., 3, 3) orientation of the hand (identity).
+            shift: (3,) or (..., 3) place of the wrist bone (origin).
+
+        Returns:
+            rotations (..., 22, 3, 3) and shifts (..., 22, 3), float64.
+        """
+        delta = self.frames @ self.local_rotations(angles) @ self._frames_t
+        batch = delta.shape[:-3]
+        turn = np.empty_like(delta)
+        move = np.empty((*batch, len(self.parents), 3))
+        root = np.eye(3) if rotation is None else rotation
+        turn[..., WRIST_BONE, :, :] = root
+        move[..., WRIST_BONE, :] = (0.0 if shift is None else shift) - root @ bones[WRIST_BONE]
+        for level in _LEVELS:
+            children = list(level)
+            above = self.parents[children]
+            heads = bones[children]
+            turn_above = turn[..., above, :, :]
+            turn[..., children, :, :] = here = turn_above @ delta[..., children, :, :]
+            move[..., children, :] = move[..., above, :] + ((turn_above - here) @ heads[..., None])[..., 0]
+        wrist = np.radians(np.asarray(angles, dtype=np.float64)[..., WRIST])
+        tilt = root @ rotation_about(2, -wrist[..., 0]) @ rotation_about(0, -wrist[..., 1])
+        place = move[..., WRIST_BONE, :] + root @ bones[WRIST_BONE]
+        for bone in FOREARM_BONES:
+            turn[..., bone, :, :] = here = tilt @ delta[..., bone, :, :]
+            move[..., bone, :] = place - here @ bones[WRIST_BONE]
+        return turn, move
+
+    def key_points(
+        self, shape: HandShape, rotations: np.ndarray, shifts: np.ndarray, convention: Convention = "photo"
+    ) -> np.ndarray:
+        """The 21 key points (..., 21, 3), OpenPose order, of posed bones.
+
+        `convention`: "photo" is where photo data sets put the labels (default), "anatomic" the middle of the
+        finger's section and the finger end, "rig" the bone heads of the source model (with the same finger
+        ends).
+        """
+        if convention not in ("photo", "anatomic", "rig"):
+            raise ValueError(f"key point convention {convention!r}: expected 'photo', 'anatomic' or 'rig'")
+        rest = shape.bones[self._point_bone]
+        rest[4::4] = shape.vertices[self.tips].mean(axis=1)
+        own, place = rotations[..., self._point_bone, :, :], shifts[..., self._point_bone, :]
+        if convention == "rig":
+            return (own @ rest[..., None])[..., 0] + place
+        # Like the skin around it, a key point follows the bones on both sides of its joint in equal shares.
+        rest += shape.scale * self.section_offset
+        both = own + rotations[..., self._point_above, :, :]
+        points = 0.5 * ((both @ rest[..., None])[..., 0] + place + shifts[..., self._point_above, :])
+        if convention == "photo":
+            points = points + (own @ (shape.scale * self._photo_offset)[..., None])[..., 0]
+        return points
+
+    def joints(
+        self,
+        shape: HandShape,
+        angles: np.ndarray,
+        rotation: np.ndarray | None = None,
+        shift: np.ndarray | None = None,
+        convention: Convention = "photo",
+    ) -> np.ndarray:
+        """Key points (..., 21, 3) of angles (..., 25) without skinning; arguments as in `transforms`."""
+        return self.key_points(shape, *self.transforms(shape.bones, angles, rotation, shift), convention)
+
+    def pose(
+        self,
+        shape: HandShape,
+        angles: np.ndarray,
+        rotation: np.ndarray | None = None,
+        shift: np.ndarray | None = None,
+        convention: Convention = "photo",
+    ) -> PosedHand:
+        """One right hand with skinned vertices, from angles (25,); other arguments as in `transforms`."""
+        turn, move = self.transforms(shape.bones, angles, rotation, shift)
+        vertices = self.skin(shape, turn, move)
+        return PosedHand(vertices, self.key_points(shape, turn, move, convention), turn, move)
+
+    def skin(self, shape: HandShape, rotations: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+        """Vertices (V, 3) float32 by linear blend skinning with bone transforms (22, 3, 3) and (22, 3)."""
+        table = np.concatenate([rotations.reshape(-1, 9), shifts], axis=1).astype(np.float32)
+        blended = self.weights @ table
+        turned = np.matmul(blended[:, :9].reshape(-1, 3, 3), shape.vertices[..., None])[..., 0]
+        return turned + blended[:, 9:]

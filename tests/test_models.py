@@ -1,0 +1,118 @@
+"""Model files: round trips, damaged files, budgets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dfmamba.models import (
+    CONFIG_FILE,
+    MODELS,
+    WEIGHTS_FILE,
+    HandPoseModel,
+    ModelConfig,
+    check_device,
+    count_parameters,
+    load,
+)
+
+
+def model(seed: int = 0) -> HandPoseModel:
+    torch.manual_seed(seed)
+    return HandPoseModel(MODELS["test"]).eval()
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_round_trip(tmp_path: Path, half: bool) -> None:
+    a = model()
+    a.save(tmp_path / "m", half=half, card="# card\n")
+    b = load(tmp_path / "m")
+    assert b.config == a.config
+    assert not b.training
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        tolerance = 0.5 if half else 0.0
+        assert (a(x).joints_25d - b(x).joints_25d).abs().max() <= tolerance
+    assert (tmp_path / "m" / "README.md").read_text() == "# card\n"
+
+
+def test_a_model_takes_the_whole_budget_of_the_paper() -> None:
+    """The paper reports about 42 M parameters with the A2J decoder."""
+    assert count_parameters(HandPoseModel(MODELS["tiny_a2j"])) <= 42e6
+    assert count_parameters(HandPoseModel(MODELS["nano"])) <= 2e6
+
+
+def test_config_survives_json() -> None:
+    for config in MODELS.values():
+        assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_cut_weights_are_named(tmp_path: Path) -> None:
+    model().save(tmp_path)
+    path = tmp_path / WEIGHTS_FILE
+    whole = path.read_bytes()
+    for cut in (0, 4, 8, 1000, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match=WEIGHTS_FILE):
+            load(tmp_path)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_mutated_config_gives_a_result_or_a_clear_error(tmp_path: Path, data) -> None:
+    if not (tmp_path / WEIGHTS_FILE).exists():
+        model().save(tmp_path)
+    text = bytearray((json.dumps(MODELS["test"].to_dict())).encode())
+    for _ in range(data.draw(st.integers(1, 3))):
+        text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(32, 126))
+    (tmp_path / CONFIG_FILE).write_bytes(bytes(text))
+    try:
+        load(tmp_path)
+    except (ValueError, OSError) as error:
+        assert str(tmp_path) in str(error)
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    model().save(tmp_path)
+    values = MODELS["test"].to_dict()
+    values["head"]["dim"] = 32
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="weights of another model"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"colour": 1}, "unknown model setting 'colour'"), ({"backbone": "x"}, "unknown backbone 'x'")],
+)
+def test_bad_settings_are_named(tmp_path: Path, change: dict, message: str) -> None:
+    model().save(tmp_path)
+    (tmp_path / CONFIG_FILE).write_text(json.dumps({**MODELS["test"].to_dict(), **change}))
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path)
+
+
+def test_missing_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="no such model"):
+        load("nothing-here")
+    with pytest.raises(OSError, match="no model here"):
+        load(tmp_path)
+
+
+def test_unknown_device_is_named() -> None:
+    for device in ("gpu9", "cuda:77"):
+        with pytest.raises(ValueError, match="can't be used here"):
+            check_device(device)
+
+
+def test_padding_of_the_batch_does_not_matter() -> None:
+    a = model()
+    x = torch.rand(3, 3, 64, 64)
+    with torch.no_grad():
+        together, alone = a(x).joints_25d[:1], a(x[:1]).joints_25d
+    torch.testing.assert_close(together, alone, atol=1e-3, rtol=1e-4)
