@@ -205,8 +205,8 @@ def _read(cls: type[HandPoseModel], folder: Path) -> HandPoseModel:
     extra = [name for name in state if name not in own]
     if wrong or extra:
         raise ValueError(
-            f"{path}: weights of another model: {len(wrong)} tensors missing or of another shape, {len(extra)} "
-            f"unknown (first: {(wrong + extra)[0]}); config.json describes {model.config.name!r}"
+            f"{path}: weights of another model: {len(wrong)} tensors missing or of another shape, "
+            f"{len(extra)} unknown (first: {(wrong + extra)[0]}); config.json describes {model.config.name!r}"
         )
     model.load_state_dict({name: t.to(own[name].dtype) for name, t in state.items()})
     return model
@@ -259,7 +259,7 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def count_macs(module: nn.Module, shape: tuple[int, ...]) -> int:
-    """Multiply-adds of convolutions and matrix products of one forward pass; scans and sampling aren't counted."""
+    """Multiply-adds of the convolutions and matrix products of a forward pass, without scans and sampling."""
     from torch.utils.flop_counter import FlopCounterMode
 
     was_training = module.training

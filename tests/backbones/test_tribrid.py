@@ -41,7 +41,7 @@ def test_out_indices_choose_maps(indices: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     full = create_backbone("dfmamba_test", features_only=True).eval()
     some = create_backbone("dfmamba_test", features_only=True, out_indices=indices).eval()
-    missing, unexpected = some.load_state_dict(full.state_dict(), strict=False)
+    missing, _ = some.load_state_dict(full.state_dict(), strict=False)
     assert not missing
     x = torch.rand(1, 3, 64, 64)
     chosen = [full(x)[i] for i in indices]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -20,7 +21,9 @@ from dfmamba.train.engine import learning_rate, parameter_groups, train
 class Dots:
     """A toy task: right hands whose joints all lie on a bright dot."""
 
-    def __init__(self, batch: int = 4, size: int = 64, poison: int | None = None, stop: int | None = None) -> None:
+    def __init__(
+        self, batch: int = 4, size: int = 64, poison: int | None = None, stop: int | None = None
+    ) -> None:
         self.count, self.size, self.poison, self.stop = batch, size, poison, stop
 
     def batch(self, step: int):
@@ -134,7 +137,7 @@ def test_learning_rate_warms_up_and_falls() -> None:
     assert rates[0] == pytest.approx(0.01)
     assert max(rates) == pytest.approx(1.0)
     assert rates[1000] == pytest.approx(0.01)
-    assert all(a >= b for a, b in zip(rates[100:], rates[101:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[100:]))
 
 
 def test_norms_and_state_space_parameters_do_not_decay() -> None:
@@ -143,7 +146,9 @@ def test_norms_and_state_space_parameters_do_not_decay() -> None:
     model = HandPoseModel(MODELS["test"])
     names = {id(p): n for n, p in model.named_parameters()}
     decay, rest = parameter_groups(model, 0.1)
-    assert {names[id(p)] for p in decay["params"]} | {names[id(p)] for p in rest["params"]} == set(names.values())
+    assert {names[id(p)] for p in decay["params"]} | {names[id(p)] for p in rest["params"]} == set(
+        names.values()
+    )
     assert not any("A_log" in names[id(p)] or "bias" in names[id(p)] for p in decay["params"])
 
 

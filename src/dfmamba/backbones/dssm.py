@@ -51,7 +51,9 @@ class DSSMConfig:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"DSSMConfig.{name} must be one of {allowed}, got {getattr(self, name)!r}")
         if self.d_state < 1 or self.offset_groups < 1 or self.dt_rank < 0:
-            raise ValueError(f"d_state and offset_groups must be at least 1 and dt_rank at least 0, got {self}")
+            raise ValueError(
+                f"d_state and offset_groups must be at least 1 and dt_rank at least 0, got {self}"
+            )
 
 
 class DeformableSampler(nn.Module):
@@ -83,7 +85,8 @@ class DeformableSampler(nn.Module):
     def reset_parameters(self) -> None:
         """Zero offsets and the starting weights of the anchors."""
         last = self.branch[-1]
-        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         if self.dynamic:
@@ -168,6 +171,7 @@ class DSSM(nn.Module):
             delta_bias=self.dt_bias,
             delta_softplus=True,
         )
+        assert isinstance(y, Tensor)
         if self.config.reverse:
             y = y.flip(-1)
         return y.reshape(b, c, h, w)

@@ -18,7 +18,7 @@ from dfmamba.backbones.dssm import DSSMConfig
 
 STRIDES = (4, 8, 16, 32)
 BLOCKS = ("conv", "gated", "dssm", "mamba", "none")
-"""Names a stage may list: "dssm" scans at deformable positions, "mamba" in the plain raster; "none" is no block."""
+"""Names a stage may list: "dssm" scans at deformable positions, "mamba" in plain raster order."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ class TribridConfig:
         gated_expand: width of the gated convolution blocks.
         gated_kernel: depthwise kernel of the gated convolution blocks.
         drop_path_rate: stochastic depth of the last block; earlier ones grow linearly from 0.
-        norm: "batch" or "layer".
+        norm: norm of the convolution blocks, "batch" or "layer".
+        mixer_norm: norm of the gated and state-space blocks. With "batch" nothing bounds a single token, and
+            step, input and output maps multiply its outliers up to a useless network: keep "layer".
     """
 
     dims: tuple[int, int, int, int]
@@ -56,6 +58,7 @@ class TribridConfig:
     gated_kernel: int = 7
     drop_path_rate: float = 0.0
     norm: str = "batch"
+    mixer_norm: str = "layer"
 
     def __post_init__(self) -> None:
         if len(self.dims) != 4 or len(self.stages) != 4:
@@ -68,8 +71,9 @@ class TribridConfig:
         for name in [*names, *self.replaced, *self.replaced.values()]:
             if name not in BLOCKS:
                 raise ValueError(f"unknown block {name!r}; known: {', '.join(BLOCKS)}")
-        if self.norm not in NORMS:
-            raise ValueError(f"unknown norm {self.norm!r}; known: {', '.join(NORMS)}")
+        for norm in (self.norm, self.mixer_norm):
+            if norm not in NORMS:
+                raise ValueError(f"unknown norm {norm!r}; known: {', '.join(NORMS)}")
         if self.in_chans < 1:
             raise ValueError(f"in_chans must be at least 1, got {self.in_chans}")
 
@@ -111,7 +115,7 @@ class Tribrid(nn.Module):
             for i, (dim, stride) in enumerate(zip(config.dims, STRIDES, strict=True))
         ]
         self.grad_checkpointing = False
-        norm = NORMS[config.norm]
+        norm, mixer_norm = NORMS[config.norm], NORMS[config.mixer_norm]
         scan = replace(
             config.scan,
             deformable=config.scan.deformable and config.deformable,
@@ -124,10 +128,10 @@ class Tribrid(nn.Module):
             if name == "conv":
                 return ConvBlock(dim, rate, norm)
             if name == "gated":
-                return GatedConvBlock(dim, config.gated_expand, config.gated_kernel, rate, norm)
+                return GatedConvBlock(dim, config.gated_expand, config.gated_kernel, rate, mixer_norm)
             here = replace(scan, deformable=scan.deformable and name == "dssm")
-            mixer = MambaMixer(dim, here, config.expand, norm=norm)
-            return MixerBlock(dim, mixer, config.ffn_ratio, rate, norm)
+            mixer = MambaMixer(dim, here, config.expand, norm=mixer_norm)
+            return MixerBlock(dim, mixer, config.ffn_ratio, rate, mixer_norm)
 
         self.stem = nn.Sequential(
             ConvNorm(config.in_chans, config.stem_dim, stride=2, norm=norm, act=True),
@@ -140,12 +144,12 @@ class Tribrid(nn.Module):
                 self.downs.append(ConvNorm(config.dims[i - 1], config.dims[i], stride=2, norm=norm))
             kept = [config.replaced.get(n, n) for n in names]
             self.stages.append(nn.Sequential(*(block(n, config.dims[i]) for n in kept if n != "none")))
-        self.norm = norm(self.num_features)
+        self.norm = mixer_norm(self.num_features)
         self.init_weights()
         self.reset_classifier(num_classes)
 
     def init_weights(self) -> None:
-        """Truncated normal 1x1 convolutions, Kaiming spatial ones; state-space layers keep their own start."""
+        """Truncated normal 1x1 convolutions, Kaiming others; state-space layers keep their own start."""
         own = {
             id(p) for m in self.modules() if type(m).__name__ in ("DSSM", "DeformableSampler")
             for p in m.parameters()
@@ -185,7 +189,7 @@ class Tribrid(nn.Module):
     def _stage(self, i: int, x: Tensor) -> Tensor:
         x = self.downs[i](x)
         if self.grad_checkpointing and torch.is_grad_enabled():
-            for block in self.stages[i]:
+            for block in self.stages[i].children():
                 x = checkpoint(block, x, use_reentrant=False)
             return x
         return self.stages[i](x)
@@ -250,7 +254,7 @@ class FeatureInfo:
 
 
 class TribridFeatures(Tribrid):
-    """The tribrid backbone as a feature extractor: forward returns the maps of `out_indices`, finest first."""
+    """The tribrid backbone as a feature extractor: returns the maps of `out_indices`, finest first."""
 
     def __init__(self, config: TribridConfig, out_indices: Sequence[int] = (0, 1, 2, 3)) -> None:
         self.out_indices = tuple(i + 4 if i < 0 else i for i in out_indices)

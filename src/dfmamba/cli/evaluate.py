@@ -68,7 +68,11 @@ def run(options: Namespace) -> int:
         cells = (f"{figures[name]:12.3f}" if name in figures else " " * 12 for figures in results.values())
         print(f"{name:<{width}}" + "".join(cells))
     counts = ", ".join(f"{name} {int(figures['samples'])}" for name, figures in results.items())
-    crop = f"square of {BOX_FACTOR} times the labelled joints' box" if options.box == "joints" else "whole picture"
+    crop = (
+        f"square of {BOX_FACTOR} times the labelled joints' box"
+        if options.box == "joints"
+        else "whole picture"
+    )
     print(f"\nsamples: {counts}; crop: {crop}; model: {options.model}")
     for name in names:
         print(f"  {name}: {FIGURES[name]}")

@@ -31,31 +31,34 @@ def run(options: Namespace) -> int:
         ValueError: unusable settings.
         OSError: the cache or the folder of the run can't be written.
     """
+    from dfmamba.models import MODELS
     from dfmamba.train.config import TrainConfig
     from dfmamba.train.engine import train
-    from dfmamba.train.pool import Pool, cache_folder, render
+    from dfmamba.train.parallel import Ranks
+    from dfmamba.train.pool import Pool, cache_folder, render, render_backgrounds
 
     values = options.as_dict()
     resume, until = values.pop("resume"), values.pop("until")
     values.pop("config", None)
     values.pop("__path__", None)
     config = TrainConfig.from_dict(values)
+    if config.model not in MODELS:
+        raise ValueError(f"unknown model {config.model!r}; known: {', '.join(sorted(MODELS))}")
+    ranks = Ranks.from_environment(config.device)
     data = config.data
     first = min(data.first, data.pictures)
-    print(f"pictures: {cache_folder(data)}", file=sys.stderr)
-    render(data, 0, first)
+    if ranks.first:
+        print(f"pictures: {cache_folder(data)}", file=sys.stderr)
+        render(data, 0, first)
+        render_backgrounds(data)
     renderer = multiprocessing.get_context("spawn").Process(
         target=_render_rest, args=(data, first, data.pictures - first), daemon=False
     )
-    if data.pictures > first:
+    if ranks.first and data.pictures > first:
         renderer.start()
     try:
-        from dfmamba.models import MODELS
-
-        if config.model not in MODELS:
-            raise ValueError(f"unknown model {config.model!r}; known: {', '.join(sorted(MODELS))}")
-        source = Pool(config, MODELS[config.model].image_size)
-        train(config, source, resume, Validation(config), until)
+        source = Pool(config, MODELS[config.model].image_size, ranks)
+        train(config, source, resume, Validation(config), until, ranks)
     finally:
         if renderer.pid is not None:
             renderer.terminate()

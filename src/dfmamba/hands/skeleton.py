@@ -60,14 +60,15 @@ FINGER_COLORS_RGB: dict[str, tuple[int, int, int]] = {
 
 REFERENCE_BONES_MM: np.ndarray = np.array(
     [
-        *(37.0, 43.0, 33.0, 27.0),
-        *(92.0, 42.0, 25.0, 22.0),
-        *(90.0, 46.0, 29.0, 24.0),
-        *(85.0, 43.0, 28.0, 24.0),
-        *(80.0, 34.0, 20.0, 21.0),
+        *(32.8, 32.2, 27.5, 23.5),
+        *(80.9, 36.3, 21.4, 19.9),
+        *(77.0, 39.8, 24.0, 20.5),
+        *(73.5, 35.5, 21.5, 19.1),
+        *(72.3, 26.5, 14.5, 13.9),
     ]
 )
-"""Bone lengths of a mean adult hand in mm, in the order of `BONES`."""
+"""Bone lengths of a mean hand in mm, in the order of `BONES`: means of the baked hand over shapes, sizes and
+poses, in the photo convention (`dfmamba.data.synthetic.hand`)."""
 REFERENCE_BONES_MM.setflags(write=False)
 
 

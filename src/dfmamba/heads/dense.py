@@ -12,10 +12,9 @@ from .anchors import aggregate, anchor_grid, anchor_weights, by_hand
 from .config import HeadConfig
 from .output import HandPoseOutput
 
-
 OFFSET_CELLS = 2.0
-"""Cells that an offset of 1 stands for: in units of the whole picture, one optimiser step moves joints by many
-pixels and training starts slowly."""
+"""Cells that an offset of 1 stands for. In units of the whole picture one optimiser step would move joints by
+many pixels and training would start slowly."""
 
 
 class SeparableBlock(nn.Module):
@@ -139,6 +138,11 @@ class DenseDecoder(nn.Module):
             grid = anchor_grid(*size, self.config.anchor_stride, self.config.depths, device=merged.device)
         joints, centroid = aggregate(weights, offsets, grid)
         layer = by_hand(joints, centroid, self.config.num_hands, self.config.root_joint)
+        if self.training:
+            log_weights = votes[:, 3].to(weights.dtype).log_softmax(-1)
+            layer = layer._replace(
+                log_weights=log_weights.unflatten(1, (self.config.num_hands, -1)), grid=grid
+            )
         # The confidence must not pull on where the joints are looked for.
         confidence = (weights.detach() * votes[:, 4]).sum(dim=-1)
         presence = self.presence(torch.cat((pooled, merged.mean(dim=(2, 3))), dim=-1))

@@ -29,6 +29,9 @@ class LossConfig:
         anchor: weight of the anchor surrounding term.
         confidence: weight of the joint confidence term.
         presence: weight of the hand presence term.
+        vote: weight of the vote term, which tells heads that offer their anchor weights where to vote; the
+            paper has none, but small networks localise sooner with it.
+        vote_sigma: standard deviation of the vote term's target, in 256ths of the picture.
         z: weight of the depth part inside the joint term.
         anchor_z: weight of the depth part inside the anchor term; 0 suits heads with a single depth of
             anchors, for which that part is constant.
@@ -45,6 +48,8 @@ class LossConfig:
     anchor: float = 1.0
     confidence: float = 1.0
     presence: float = 1.0
+    vote: float = 0.0
+    vote_sigma: float = 12.0
     z: float = 1.0
     anchor_z: float = 1.0
     tau_xy: float = 1.0
@@ -53,12 +58,12 @@ class LossConfig:
     anchor_target: Literal["truth", "prediction"] = "truth"
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "tau_xy", "tau_z", "anchor_tau_z"):
+        for name in ("image_size", "tau_xy", "tau_z", "anchor_tau_z", "vote_sigma"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"LossConfig.{name} is {getattr(self, name)}; it must be positive")
         if self.depth_range is not None and not self.depth_range > 0:
             raise ValueError(f"LossConfig.depth_range is {self.depth_range}; it must be positive, or None")
-        for name in ("joint", "anchor", "confidence", "presence", "z", "anchor_z"):
+        for name in ("joint", "anchor", "confidence", "presence", "vote", "z", "anchor_z"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"LossConfig.{name} is {getattr(self, name)}; a weight must not be negative")
         if self.anchor_target not in ("truth", "prediction"):
@@ -128,6 +133,25 @@ def anchor_loss(
     return _per_joint_mean(plane, depth, valid)
 
 
+def vote_loss(log_weights: Tensor, grid: Tensor, target: Tensor, valid: Tensor, sigma: float) -> Tensor:
+    """Cross-entropy between the anchors' weights and a Gaussian around each labelled joint.
+
+    Args:
+        log_weights: (B, hands, joints, anchors).
+        grid: (anchors, 2) positions in the picture plane.
+        target: (B, hands, joints, 2) in the same unit; anything where not valid.
+        valid: (B, hands, joints) bool.
+        sigma: standard deviation of the Gaussian in that unit.
+
+    Returns:
+        The mean over the labelled joints of the batch; 0 if there are none.
+    """
+    distance = torch.where(valid[..., None], target, 0.0)[..., None, :] - grid
+    wanted = torch.softmax(distance.square().sum(-1) * (-0.5 / sigma**2), dim=-1)
+    loss = -(wanted * log_weights).sum(-1)
+    return torch.where(valid, loss, 0.0).sum() / valid.sum().clamp(min=1)
+
+
 def confidence_loss(
     logits: Tensor, joints: Tensor, target: Tensor, valid: Tensor, box_size: Tensor
 ) -> Tensor:
@@ -162,7 +186,8 @@ def pose_loss(
         config: weights and thresholds; None takes the defaults, which are for 256-pixel crops.
 
     Returns:
-        Scalars "total", "joint", "anchor", "confidence", "presence"; all but the total without their weights.
+        Scalars "total", "joint", "anchor", "confidence", "presence", "vote"; all but the total without their
+        weights.
 
     Raises:
         ValueError: if a target is missing or has another shape than the output.
@@ -189,7 +214,7 @@ def pose_loss(
     depth_scale = BINS / (config.depth_range or config.image_size)
     scale = joints_px.new_tensor((plane_scale, plane_scale, depth_scale))
     truth = truth_px * scale
-    joint, anchor = joints_px.new_zeros(()), joints_px.new_zeros(())
+    joint, anchor, vote = (joints_px.new_zeros(()) for _ in range(3))
     for layer in output.layers:
         joints = layer.joints_25d * scale
         joint = joint + joint_loss(
@@ -200,7 +225,10 @@ def pose_loss(
             layer.anchors_25d * scale, surrounded, valid, valid_z,
             tau_xy=config.tau_xy, tau_z=config.anchor_tau_z, z=config.anchor_z,
         )  # fmt: skip
-    joint, anchor = joint / len(output.layers), anchor / len(output.layers)
+        if config.vote and layer.log_weights is not None and layer.grid is not None:
+            grid = layer.grid[:, :2] * plane_scale
+            vote = vote + vote_loss(layer.log_weights, grid, truth[..., :2], valid, config.vote_sigma)
+    joint, anchor, vote = (term / len(output.layers) for term in (joint, anchor, vote))
     confidence = confidence_loss(
         output.joint_logits, joints_px, truth_px, valid, target["box_size_px"].to(joints_px.dtype)
     )
@@ -212,5 +240,13 @@ def pose_loss(
         + config.anchor * anchor
         + config.confidence * confidence
         + config.presence * presence
+        + config.vote * vote
     )
-    return {"total": total, "joint": joint, "anchor": anchor, "confidence": confidence, "presence": presence}
+    return {
+        "total": total,
+        "joint": joint,
+        "anchor": anchor,
+        "confidence": confidence,
+        "presence": presence,
+        "vote": vote,
+    }

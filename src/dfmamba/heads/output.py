@@ -14,10 +14,15 @@ class LayerOutput(NamedTuple):
         joints_25d: (B, hands, joints, 3), see `HandPoseOutput.joints_25d`.
         anchors_25d: (B, hands, joints, 3): the weighted mean of the anchors themselves (without their
             offsets), in the same frame and units; its depth is that of the anchors, not wrist-relative.
+        log_weights: (B, hands, joints, anchors), logarithms of the weights; None outside of training and for
+            heads that don't offer them.
+        grid: (anchors, 3), the anchors that `log_weights` belong to.
     """
 
     joints_25d: Tensor
     anchors_25d: Tensor
+    log_weights: Tensor | None = None
+    grid: Tensor | None = None
 
 
 class HandPoseOutput(NamedTuple):

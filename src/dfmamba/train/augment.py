@@ -44,7 +44,7 @@ class AugmentConfig:
 
 
 def random_crops(n: int, size: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Affine maps from crop pixels to picture pixels, (n, 2, 3); both are `size` squares, centres at integers."""
+    """Affine maps (n, 2, 3) from crop pixels to picture pixels; both are `size` squares."""
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator)
@@ -121,7 +121,7 @@ def photograph(x: Tensor, config: AugmentConfig, generator: torch.Generator) -> 
             gamma = torch.exp(torch.randn(len(few), 1, 1, 1, generator=generator) * 0.25)
             x[few] = x[few].clamp_min(1e-4) ** gamma
     if config.blur:
-        # The effects act on parts of the batch, each with one strength: a third is shrunk, a third is blurred.
+        # The effects act on parts of the batch, each with one strength: some are shrunk, some blurred.
         order = torch.randperm(n, generator=generator)[: int(n * config.blur)]
         small, soft = order[: len(order) // 2], order[len(order) // 2 :]
         if len(small):
@@ -161,7 +161,9 @@ def paste_patches(x: Tensor, config: AugmentConfig, generator: torch.Generator) 
     return x
 
 
-def compose(foreground: Tensor, background: Tensor, crops: Tensor, crops_back: Tensor, size: int, gain: Tensor) -> Tensor:
+def compose(
+    foreground: Tensor, background: Tensor, crops: Tensor, crops_back: Tensor, size: int, gain: Tensor
+) -> Tensor:
     """Warps both layers and lays one over the other.
 
     Args:

@@ -1,4 +1,4 @@
-"""Training state on disk: one safetensors file, written atomically, so that a reader never sees a torn one."""
+"""Training state on disk: one safetensors file, written atomically, so that no reader sees a torn one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The training loop: one function from a configuration to a trained model.
 
-Step noise depends on (seed, step) alone, so a run that was interrupted goes on exactly where it would have been.
+Step noise depends on (seed, step, rank) alone, so an interrupted run goes on exactly as it would have.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dfmamba.heads import pose_loss
+from dfmamba.heads import LossConfig, pose_loss
 from dfmamba.io.files import write_atomic
 from dfmamba.models import MODELS, HandPoseModel, check_device, load
 from dfmamba.train.checkpoint import STATE_FILE, load_state, save_state
 from dfmamba.train.config import TrainConfig
+from dfmamba.train.parallel import Ranks
 
 Batch = tuple[Tensor, dict[str, Tensor]]
 
@@ -49,7 +50,8 @@ def parameter_groups(model: HandPoseModel, weight_decay: float) -> list[dict[str
     """Decays matrices and kernels; norms, biases and state-space parameters don't decay."""
     backbone: Any = model.backbone
     kept = {f"backbone.{name}" for name in backbone.no_weight_decay()}
-    decay, rest = [], []
+    decay: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (rest if parameter.ndim < 2 or name in kept else decay).append(parameter)
     return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
@@ -104,9 +106,19 @@ def build_model(config: TrainConfig) -> HandPoseModel:
         own = model.state_dict()
         wrong = [n for n in own if n not in start or start[n].shape != own[n].shape]
         if wrong:
-            raise ValueError(f"init {config.init!r} is another architecture than {config.model!r}: {wrong[0]}")
+            raise ValueError(
+                f"init {config.init!r} is another architecture than {config.model!r}: {wrong[0]}"
+            )
         model.load_state_dict(start)
     return model
+
+
+def loss_settings(config: TrainConfig, model: HandPoseModel) -> LossConfig:
+    """The loss with the scales of the crops that this run trains on."""
+    head = model.config.head
+    size = config.crop or head.image_size
+    depth = head.depth_extent * size / head.image_size if head.depth_unit == "px" else head.depth_extent
+    return replace(config.loss, image_size=float(size), depth_range=depth)
 
 
 def train(
@@ -115,6 +127,7 @@ def train(
     resume: bool = False,
     validate: Callable[[HandPoseModel], dict[str, float]] | None = None,
     until: int | None = None,
+    ranks: Ranks | None = None,
 ) -> HandPoseModel:
     """Trains a model and leaves it, with its log, in the folder of the run.
 
@@ -125,6 +138,7 @@ def train(
         validate: figures of the averaged model, written to the log; the model with the lowest "score" is kept
             as `best`.
         until: stop (and save) before this step; for tests and stages.
+        ranks: this process among several; the first one validates, logs and writes.
 
     Returns:
         The averaged model, in evaluation mode.
@@ -133,14 +147,17 @@ def train(
         ValueError: the folder holds a run already, or another one than is to be resumed.
         FloatingPointError: the loss is no longer finite; the last good state stays on disk.
     """
+    ranks = ranks or Ranks()
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     if config.threads:
         torch.set_num_threads(config.threads)
     device = check_device(config.device)
-    model = build_model(config).to(device, memory_format=torch.channels_last).train()
+    model = build_model(config).to(device).to(memory_format=torch.channels_last).train()
     average = copy.deepcopy(model).eval()
-    optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.99)
+    )
     step, best = 0, float("inf")
     if (out / STATE_FILE).is_file():
         if not resume:
@@ -148,17 +165,22 @@ def train(
         facts = load_state(out, model, average, optimizer)
         changed = _changed(facts["config"], config.to_dict())
         if changed:
-            raise ValueError(f"{out} is a run with another {changed}; choose another folder or the same settings")
+            raise ValueError(
+                f"{out} is a run with another {changed}; choose another folder or the same settings"
+            )
         step, best = facts["step"], facts["best"]
-    write_atomic(out / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode())
-    size = float(model.config.image_size)
-    loss_config = replace(config.loss, image_size=size, depth_range=model.config.head.depth_extent)
+    if ranks.first:
+        write_atomic(out / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode())
+    loss_config = loss_settings(config, model)
     last = config.steps if until is None else min(until, config.steps)
 
     def save() -> None:
-        save_state(out, model, average, optimizer, {"step": step, "best": best, "config": config.to_dict()})
+        if ranks.first:
+            save_state(
+                out, model, average, optimizer, {"step": step, "best": best, "config": config.to_dict()}
+            )
 
-    meter = Meter(config, out, step)
+    meter = Meter(config, out, step, ranks)
     with stop_on_signal() as stopped:
         while step < last:
             pictures, target = source.batch(step)
@@ -167,10 +189,11 @@ def train(
             rate = learning_rate(config, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            torch.manual_seed((config.seed << 32) + step)  # dropout and drop path
+            torch.manual_seed((config.seed << 40) + (ranks.rank << 32) + step)  # dropout and drop path
             losses = pose_loss(model(pictures), {k: t.to(device) for k, t in target.items()}, loss_config)
             optimizer.zero_grad(set_to_none=True)
             losses["total"].backward()
+            stop = ranks.average_gradients(model, stopped())
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             if not torch.isfinite(norm):
                 raise FloatingPointError(
@@ -182,26 +205,41 @@ def train(
             step += 1
             figures = {k: float(v.detach()) for k, v in losses.items()}
             meter.stepped(step, {**figures, "grad_norm": float(norm)}, rate)
-            if validate is not None and (step % config.validate_every == 0 or step == config.steps):
+            if (
+                ranks.first
+                and validate is not None
+                and (step % config.validate_every == 0 or step == config.steps)
+            ):
                 found = validate(average)
                 meter.write({"step": step, "validation": found})
                 if found.get("score", float("inf")) < best:
                     best = found["score"]
                     average.save(out / "best")
                 meter.pause()
-            if step % config.save_every == 0 or step == last or stopped():
+            if step % config.save_every == 0 or step == last or stop:
                 save()
-            if stopped():
-                print(f"\nstopped at step {step}; go on with --resume", file=sys.stderr)
+            if stop:
+                if ranks.first:
+                    print(f"\nstopped at step {step}; go on with --resume", file=sys.stderr)
                 break
-    if step >= config.steps:
+    if step >= config.steps and ranks.first:
         average.save(out / "last")
     return average.eval()
 
 
 def _changed(old: Any, new: Any) -> str | None:
     """Name of the first setting of a run that differs, folders and validation aside."""
-    free = {"out", "validate_every", "validation", "save_every", "threads", "device", "cache", "workers", "photos"}
+    free = {
+        "out",
+        "validate_every",
+        "validation",
+        "save_every",
+        "threads",
+        "device",
+        "cache",
+        "workers",
+        "photos",
+    }
     for key, value in new.items():
         if key in free:
             continue
@@ -217,8 +255,8 @@ def _changed(old: Any, new: Any) -> str | None:
 class Meter:
     """Progress on the terminal and JSON Lines in the run's folder."""
 
-    def __init__(self, config: TrainConfig, out: Path, step: int) -> None:
-        self.config, self.path = config, out / "log.jsonl"
+    def __init__(self, config: TrainConfig, out: Path, step: int, ranks: Ranks) -> None:
+        self.config, self.path, self.ranks = config, out / "log.jsonl", ranks
         self.started, self.begun, self.shown = time.monotonic(), step, 0.0
         self.waiting, self.mark = 0.0, time.monotonic()
         self.mean: dict[str, float] = {}
@@ -242,6 +280,8 @@ class Meter:
     def stepped(self, step: int, losses: dict[str, float], rate: float) -> None:
         """Counts a step, logs every 50th and shows progress twice a minute, or always on a terminal."""
         self.mark = now = time.monotonic()
+        if not self.ranks.first:
+            return
         for name, value in losses.items():
             self.mean[name] = value + 0.98 * (self.mean.get(name, value) - value)
         elapsed = max(now - self.started, 1e-9)
@@ -249,13 +289,16 @@ class Meter:
         if step % 50 == 0:
             figures = {k: round(v, 4) for k, v in self.mean.items()}
             wait = round(self.waiting / elapsed, 3)
-            self.write({"step": step, **figures, "lr": rate, "pictures_per_s": round(speed, 1), "data_wait": wait})
+            self.write(
+                {"step": step, **figures, "lr": rate, "pictures_per_s": round(speed, 1), "data_wait": wait}
+            )
         tty = sys.stderr.isatty()
         if now - self.shown > (0.5 if tty else 30.0) or step == self.config.steps:
             self.shown = now
             left = (self.config.steps - step) * self.config.batch_size / max(speed, 1e-9)
             text = (
-                f"step {step}/{self.config.steps}  loss {self.mean['total']:.3f}  joint {self.mean['joint']:.2f}  "
+                f"step {step}/{self.config.steps}  loss {self.mean['total']:.3f}  "
+                f"joint {self.mean['joint']:.2f}  "
                 f"{speed:.0f} pictures/s  {_clock(left)} left"
             )
             print(f"\r{text}   " if tty else text, end="" if tty else "\n", file=sys.stderr, flush=True)

@@ -46,8 +46,10 @@ def evaluation_crop(sample: HandSample, size: int, box: Box = "joints") -> HandS
     return crop_sample(sample, square, size)
 
 
-def predict_crops(model: HandPoseModel, crops: Iterable[HandSample], batch: int = 32) -> Iterator[dict[str, Any]]:
-    """Runs the model and yields, for each crop, the crop itself and the model's `joints_25d` and `present`."""
+def predict_crops(
+    model: HandPoseModel, crops: Iterable[HandSample], batch: int = 32
+) -> Iterator[dict[str, Any]]:
+    """Runs the model and yields, for each crop, `crop`, `joints_25d` and `present`."""
     waiting: list[HandSample] = []
 
     def flush() -> Iterator[dict[str, Any]]:

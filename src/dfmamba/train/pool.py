@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dfmamba.data.synthetic.appearance import SKIN_RAMP_SRGB
 from dfmamba.data.synthetic.background import sample_background
 from dfmamba.data.synthetic.cache import ShardedHands, render_shards
 from dfmamba.data.synthetic.generator import KINDS, SyntheticConfig
@@ -31,6 +32,7 @@ from dfmamba.train.augment import (
     swap_mirrored,
 )
 from dfmamba.train.config import DataConfig, TrainConfig
+from dfmamba.train.parallel import Ranks
 
 SHARD = 2000
 LAYERS = ("hand",)
@@ -65,11 +67,10 @@ def render_backgrounds(data: DataConfig) -> np.ndarray:
     path = cache_folder(data) / f"backgrounds-{data.backgrounds}-{named}.npy"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        tones = np.random.default_rng([data.seed, 7]).integers(0, 2**31, data.backgrounds)
         pictures = np.empty((data.backgrounds, data.size, data.size, 3), np.uint8)
         for i in range(data.backgrounds):
-            tone = np.random.default_rng(int(tones[i])).uniform([90, 60, 45], [235, 195, 175])
             rng = np.random.default_rng([data.seed, 8, i])
+            tone = SKIN_RAMP_SRGB[rng.integers(len(SKIN_RAMP_SRGB))]
             pictures[i] = sample_background(rng, data.size, data.photos, tone)
         draft = path.with_suffix(".part.npy")
         np.save(draft, pictures)
@@ -82,12 +83,16 @@ class Pool:
 
     Args:
         config: the run; `config.data` says what is rendered, `config.augment` how it is varied.
-        image_size: side of the model's crop.
+        image_size: side of the model's crop, unless `config.crop` says otherwise.
+        ranks: this process among several, each of which takes its share of every batch.
         patience_s: how long to wait for a shard that another process renders.
     """
 
-    def __init__(self, config: TrainConfig, image_size: int, patience_s: float = 3600.0) -> None:
-        self.config, self.image_size, self.patience_s = config, image_size, patience_s
+    def __init__(
+        self, config: TrainConfig, image_size: int, ranks: Ranks | None = None, patience_s: float = 3600.0
+    ) -> None:
+        self.ranks = ranks or Ranks()
+        self.config, self.image_size, self.patience_s = config, config.crop or image_size, patience_s
         self.folder = cache_folder(config.data)
         self.backgrounds = render_backgrounds(config.data)
         self.loaded = 0
@@ -106,7 +111,9 @@ class Pool:
         told = False
         while not all(shard.is_dir() for shard in shards):
             if time.monotonic() > deadline:
-                raise OSError(f"{self.folder}: shards up to picture {wanted} didn't appear; is the renderer running?")
+                raise OSError(
+                    f"{self.folder}: shards up to picture {wanted} didn't appear; is the renderer running?"
+                )
             if not told:
                 print(f"waiting for the renderer ({wanted} pictures needed)", file=sys.stderr, flush=True)
                 told = True
@@ -132,11 +139,13 @@ class Pool:
         if wanted > self.loaded:
             self._open(wanted)
         config = self.config
-        rng = np.random.default_rng([config.seed, step])
-        chosen = rng.integers(0, wanted, config.batch_size)
+        rng = np.random.default_rng([config.seed, step, self.ranks.rank])
+        chosen = rng.integers(0, wanted, self.ranks.share_of(config.batch_size))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         foreground = np.stack([self.hands[int(i)]["hand"] for i in chosen])
-        background = np.stack([self.backgrounds[i] for i in rng.integers(0, len(self.backgrounds), len(chosen))])
+        background = np.stack(
+            [self.backgrounds[i] for i in rng.integers(0, len(self.backgrounds), len(chosen))]
+        )
         index = torch.from_numpy(chosen)
         return make_batch(
             torch.from_numpy(foreground),
@@ -180,7 +189,9 @@ def make_batch(
     back = background.permute(0, 3, 1, 2).float().div_(255)
     back[is_depth] = 0
     crops = random_crops(n, side, config, generator)
-    resize = torch.tensor([[side / size, 0, 0.5 * side / size - 0.5], [0, side / size, 0.5 * side / size - 0.5]])
+    resize = torch.tensor(
+        [[side / size, 0, 0.5 * side / size - 0.5], [0, side / size, 0.5 * side / size - 0.5]]
+    )
     crops = join(crops, resize.expand(n, 2, 3))
     wide = AugmentConfig(rotation_deg=10, scale=0.25, zoom_out=0.0, shift=0.15, spin=0.0)
     crops_back = join(random_crops(n, back.shape[-1], wide, generator), resize.expand(n, 2, 3))

@@ -57,6 +57,12 @@ _PHOTO_OFFSET_MM = (
 """From the anatomic key point to where photo data sets put it: radial, distal, palmar in the bone's frame."""
 
 
+_PROXIMAL_MM = {1: 5.0, 5: 6.0, 9: 6.0, 13: 6.0, 17: 4.0}
+"""How far the base joint of each finger (key point -> mm) lies towards the wrist of where the rig and the
+photo offsets put it, along the bone above. It gives the proximal phalanges the anatomical length relative to
+the middle ones (1.6 to 1.8; mean phalanges of Buryanov and Kotiuk 2010); the rig alone has 1.4 to 1.6."""
+
+
 def rotation_about(axis: int, radians: np.ndarray) -> np.ndarray:
     """Rotation matrices (..., 3, 3) about coordinate axis 0, 1 or 2 by `radians` (...)."""
     radians = np.asarray(radians, dtype=np.float64)
@@ -181,6 +187,9 @@ class HandModel:
         self._photo_offset = np.einsum(
             "pij,pj->pi", self.frames[self._point_bone], np.array(_PHOTO_OFFSET_MM)
         )
+        self._base_offset = np.zeros((21, 3))
+        for point, shift in _PROXIMAL_MM.items():
+            self._base_offset[point] = -shift * self.frames[self._point_above[point]][:, 1]
 
     def shape(self, coefficients: np.ndarray | None = None, length_mm: float | None = None) -> HandShape:
         """A hand at rest.
@@ -297,7 +306,9 @@ class HandModel:
         both = own + rotations[..., self._point_above, :, :]
         points = 0.5 * ((both @ rest[..., None])[..., 0] + place + shifts[..., self._point_above, :])
         if convention == "photo":
+            above = rotations[..., self._point_above, :, :]
             points = points + (own @ (shape.scale * self._photo_offset)[..., None])[..., 0]
+            points = points + (above @ (shape.scale * self._base_offset)[..., None])[..., 0]
         return points
 
     def joints(

@@ -70,12 +70,11 @@ def compose(seed: int, index: int, kind: str, size: int) -> SceneGeometry:
 
 
 def _hides_itself(actor: Actor, rotation: np.ndarray) -> bool:
-    """Whether the forearm would point at the camera, or the fingers straight away from it behind the wrist."""
+    """Whether the forearm would point at the camera, or the fingers straight away from it."""
     fingers = actor.joints[9] - actor.joints[0]
-    return bool(
-        -rotation[2] @ actor.forearm_direction > 0.55
-        or rotation[2] @ fingers > 0.75 * np.linalg.norm(fingers)
-    )
+    into_view = rotation[2]
+    forearm = -into_view @ actor.forearm_direction
+    return bool(forearm > 0.55 or into_view @ fingers > 0.65 * np.linalg.norm(fingers))
 
 
 def _viewed(

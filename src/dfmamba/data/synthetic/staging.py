@@ -17,7 +17,7 @@ from dfmamba.hands.camera import Camera
 FACING = np.diag([1.0, -1.0, -1.0])
 """Canonical frame to a camera frame in which the fingers point up."""
 _PALM_POINTS = [0, 5, 9, 13, 17, 6, 10]
-_NEAREST_MM = 70.0
+_NEAREST_MM = 120.0
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def frame(
     low, high = flat.min(axis=0), flat.max(axis=0)
     fill = rng.uniform(0.45, 0.92)
     focal = size * fill / float((high - low).max())
-    # Seen along the fingers, the flesh is much wider than the joints: it may overflow the picture a little only.
+    # Seen along the fingers, the flesh is much wider than the joints: let it overflow only a little.
     flesh = HandModel.load().forearm < 0.5
     skin = np.concatenate([actor.parts[0].vertices[flesh] for actor in actors]) + shift
     outline = skin[:, :2] / skin[:, 2:]

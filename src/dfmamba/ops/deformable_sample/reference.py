@@ -1,0 +1,40 @@
+"""Deformable sampling as its definition reads: one anchor and one corner after the other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def deformable_sample_reference(
+    x: Tensor, offsets: Tensor | None, weights: Tensor, anchors: Tensor
+) -> Tensor:
+    """Sample a map around every pixel; arguments and result as in `dfmamba.ops.deformable_sample`."""
+    given = [t for t in (x, offsets, weights, anchors) if t is not None]
+    wide = torch.float64 if any(t.dtype == torch.float64 for t in given) else torch.float32
+    batch, channels, height, width = x.shape
+    table = x.to(wide).flatten(2)
+    rows = torch.arange(height, dtype=wide, device=x.device)[:, None]
+    columns = torch.arange(width, dtype=wide, device=x.device)[None, :]
+    total = torch.zeros(batch, channels, height, width, dtype=wide, device=x.device)
+    for k in range(anchors.shape[0]):
+        y = (rows + anchors[k, 0].to(wide)).expand(batch, channels, height, width)
+        x_position = (columns + anchors[k, 1].to(wide)).expand(batch, channels, height, width)
+        if offsets is not None:
+            moved = offsets[:, :, k].to(wide).repeat_interleave(channels // offsets.shape[1], dim=1)
+            y, x_position = y + moved[:, :, 0], x_position + moved[:, :, 1]
+        top, left = y.detach().floor(), x_position.detach().floor()
+        down, right = y - top, x_position - left
+        sampled = torch.zeros_like(total)
+        for row, row_share in ((top, 1 - down), (top + 1, down)):
+            for column, column_share in ((left, 1 - right), (left + 1, right)):
+                inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+                index = torch.where(inside, row * width + column, 0.0).long()
+                value = table.gather(2, index.flatten(2)).view_as(total)
+                sampled = sampled + torch.where(inside, row_share * column_share * value, 0.0)
+        if weights.dim() == 2:
+            total = total + weights[:, k].to(wide)[:, None, None] * sampled
+        else:
+            factor = weights[:, :, k].to(wide).repeat_interleave(channels // weights.shape[1], dim=1)
+            total = total + factor * sampled
+    return total.to(x.dtype)
