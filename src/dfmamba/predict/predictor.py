@@ -31,6 +31,7 @@ from dfmamba.predict.result import SIDES, Hand, Prediction
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 Box: TypeAlias = Sequence[float] | np.ndarray
+Intrinsics: TypeAlias = Camera | tuple[float, float, float, float]
 
 CROP_FACTOR = 1.4
 """Side of a crop over the longer side of the joints' box; the training crops scatter around it."""
@@ -93,7 +94,7 @@ class Predictor:
         self,
         image: Picture,
         box: Box | None = None,
-        camera: Camera | None = None,
+        camera: Intrinsics | None = None,
         mirrored: bool = False,
         threshold: float = 0.5,
         refine: bool = True,
@@ -104,8 +105,9 @@ class Predictor:
             image: a path, a Pillow image, or an array (H, W, 3) uint8 or floating in 0..1.
             box: where the hands are, x0, y0, x1, y1 in pixels of the picture, about as loose as
                 `Hand.box_xyxy`. It may reach beyond the picture. None: look at the whole picture.
-            camera: intrinsics of the picture as given. With them 3D joints are in the camera frame, without
-                them relative to the wrist; their size is that of a mean adult hand either way.
+            camera: intrinsics of the picture as given: a `Camera` or fx, fy, cx, cy. With them 3D joints are
+                in the camera frame, without them relative to the wrist; their size is that of a mean adult
+                hand either way.
             mirrored: the picture is a mirror image, as selfie cameras make them. Sides and 3D joints are then
                 those of the real hand, pixels remain those of the picture as given.
             threshold: hands with a lower score are left out, 0..1.
@@ -121,7 +123,7 @@ class Predictor:
         self,
         images: Sequence[Picture],
         box: Box | None = None,
-        camera: Camera | None = None,
+        camera: Intrinsics | None = None,
         mirrored: bool = False,
         threshold: float = 0.5,
         refine: bool = True,
@@ -132,6 +134,8 @@ class Predictor:
         """
         if not 0.0 <= threshold <= 1.0:
             raise ValueError(f"threshold: expected a value from 0 to 1, got {threshold}")
+        if camera is not None and not isinstance(camera, Camera):
+            camera = Camera(*camera)
         start = time.perf_counter()
         pictures = [_read(image, mirrored) for image in images]
         regions = []

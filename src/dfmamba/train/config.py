@@ -27,6 +27,7 @@ class DataConfig:
         seed: seed of the renderer; validation uses others.
         size: side of the rendered pictures in pixels.
         kinds: shares of the scene kinds.
+        draw: factors by which some kinds are drawn more or less often than they were rendered.
         backgrounds: number of backgrounds rendered for recomposition.
         photos: folder of photographs to use as further backgrounds.
         workers: renderer processes.
@@ -38,6 +39,7 @@ class DataConfig:
     seed: int = 1
     size: int = 144
     kinds: Mapping[str, float] = field(default_factory=default_kinds)
+    draw: Mapping[str, float] = field(default_factory=dict)
     backgrounds: int = 6000
     photos: str | None = None
     workers: int = 2

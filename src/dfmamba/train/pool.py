@@ -130,7 +130,10 @@ class Pool:
             np.concatenate([labels["joints_2d"], relative[..., None].astype(np.float32)], axis=-1)
         )
         self.valid = torch.from_numpy(labels["valid"].copy())
+        config_draw = self.config.data.draw
         self.is_depth = torch.from_numpy(labels["kind"] == DEPTH_KIND)
+        factors = np.array([config_draw.get(kind, 1.0) for kind in KINDS])
+        self.chances = np.cumsum(factors[labels["kind"]])
         self.loaded = wanted
 
     def batch(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -140,7 +143,8 @@ class Pool:
             self._open(wanted)
         config = self.config
         rng = np.random.default_rng([config.seed, step, self.ranks.rank])
-        chosen = rng.integers(0, wanted, self.ranks.share_of(config.batch_size))
+        drawn = rng.random(self.ranks.share_of(config.batch_size)) * self.chances[wanted - 1]
+        chosen = np.searchsorted(self.chances[:wanted], drawn, side="right").clip(max=wanted - 1)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         foreground = np.stack([self.hands[int(i)]["hand"] for i in chosen])
         background = np.stack(
@@ -213,12 +217,29 @@ def make_batch(
     inside = ((joints[..., :2] > -0.5) & (joints[..., :2] < size - 0.5)).all(-1) & valid
     present = inside.sum(-1) >= 8
     valid = near & present[..., None]
+    joints, valid = lend_to_absent(joints, valid, present)
     return x, {
         "joints_25d": torch.where(valid[..., None], joints, 0.0),
         "valid": valid,
         "present": present,
         "box_size_px": box_sides(joints, valid),
     }
+
+
+def lend_to_absent(joints_25d: Tensor, valid: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """Gives an absent hand the joints of the one that is there.
+
+    The absent hand's output is otherwise without a teacher. So it learns the same joints, both outputs learn
+    from every picture of a single hand, and a wrong side doesn't also mean wrong joints.
+
+    Args:
+        joints_25d: (n, 2, 21, 3).
+        valid: (n, 2, 21) bool.
+        present: (n, 2) bool.
+    """
+    alone = (present.sum(1) == 1)[:, None] & ~present
+    joints_25d = torch.where(alone[..., None, None], joints_25d.flip(1), joints_25d)
+    return joints_25d, torch.where(alone[..., None], valid.flip(1), valid)
 
 
 def join(outer: Tensor, inner: Tensor) -> Tensor:

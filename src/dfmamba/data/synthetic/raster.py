@@ -6,9 +6,12 @@ buffers are kept per process and every returned array is a copy.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
-from collections.abc import Sequence
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,9 +70,28 @@ def load_kernels() -> Any:
             default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dfmamba" / "warp"
             wp.config.kernel_cache_dir = os.environ.get("DFMAMBA_WARP_CACHE") or str(default)
         wp.config.log_level = wp.LOG_ERROR
-        wp.init()
+        with _without_driver_warning():
+            wp.init()
         _kernels = importlib.import_module("dfmamba.data.synthetic.kernels")
     return _kernels
+
+
+@contextlib.contextmanager
+def _without_driver_warning() -> Iterator[None]:
+    """Drops the line that Warp's native library writes where there is no GPU; passes everything else on."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            for line in file.read().decode(errors="replace").splitlines():
+                if "NVIDIA CUDA driver" not in line:
+                    print(line, file=sys.stderr)
 
 
 def warm_up() -> None:
