@@ -44,6 +44,19 @@ def test_same_index_same_sample_also_in_a_worker() -> None:
     assert not np.array_equal(other.joints_cam_mm, first[0].joints_cam_mm)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_loader_workers_change_nothing() -> None:
+    from torch.utils.data import DataLoader
+
+    hands = SyntheticHands(SyntheticConfig(size=48, seed=7, kinds=MIX))
+    hands.sample(0)  # compile before the workers fork
+    runs = [
+        list(DataLoader(hands, batch_size=None, sampler=range(6), num_workers=workers)) for workers in (0, 1, 2)
+    ]
+    for other in runs[1:]:
+        assert all(same(a, b) for a, b in zip(runs[0], other, strict=True))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_kinds(kind: str) -> None:
     hands = SyntheticHands(SyntheticConfig(size=96, seed=2, kinds={kind: 1.0}))

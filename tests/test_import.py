@@ -1,0 +1,66 @@
+"""The package works with its required dependencies alone, and importing it stays cheap."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+BLOCK = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {names}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+EXTRAS = ("timm", "torchvision", "warp", "scipy", "hypothesis", "pytest")
+
+
+def run(code: str, absent: tuple[str, ...] = EXTRAS) -> str:
+    whole = BLOCK.format(names=set(absent)) + code
+    done = subprocess.run([sys.executable, "-W", "error", "-c", whole], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_without_extras_a_model_predicts() -> None:
+    code = """
+import numpy as np
+import torch
+import dfmamba
+from dfmamba.models import MODELS, HandPoseModel
+model = HandPoseModel(MODELS["test"]).eval()
+result = model.predict(np.zeros((40, 60, 3), np.uint8), threshold=0.0)
+print(len(result.hands), dfmamba.list_backbones()[0])
+"""
+    assert run(code) == "2 dfmamba_nano"
+
+
+def test_the_missing_extra_is_named() -> None:
+    code = """
+from dfmamba.data.synthetic import SyntheticHands
+try:
+    SyntheticHands()
+except ImportError as error:
+    print(error)
+"""
+    assert "dfmamba[synthetic]" in run(code)
+
+
+def test_import_loads_nothing_heavy() -> None:
+    code = """
+import dfmamba
+print([name for name in ("torch", "numpy", "jsonargparse", "huggingface_hub", "PIL") if name in sys.modules])
+"""
+    assert run(code) == "[]"
+
+
+def test_the_library_needs_no_command_line_library() -> None:
+    code = """
+import dfmamba.models, dfmamba.ops, dfmamba.heads, dfmamba.predict.predictor, dfmamba.train.engine
+print("jsonargparse" in sys.modules)
+"""
+    assert run(code, (*EXTRAS, "jsonargparse", "yaml")) == "False"
