@@ -51,7 +51,8 @@ def test_loader_workers_change_nothing() -> None:
     hands = SyntheticHands(SyntheticConfig(size=48, seed=7, kinds=MIX))
     hands.sample(0)  # compile before the workers fork
     runs = [
-        list(DataLoader(hands, batch_size=None, sampler=range(6), num_workers=workers)) for workers in (0, 1, 2)
+        list(DataLoader(hands, batch_size=None, sampler=range(6), num_workers=workers))
+        for workers in (0, 1, 2)
     ]
     for other in runs[1:]:
         assert all(same(a, b) for a, b in zip(runs[0], other, strict=True))
