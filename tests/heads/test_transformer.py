@@ -54,7 +54,8 @@ def test_shapes(
     assert output.joint_logits.shape == (2, 2, 21)
     assert output.present_logits.shape == (2, 2)
     assert len(output.layers) == 2
-    assert all(part.shape == (2, 2, 21, 3) for layer in output.layers for part in layer)
+    for layer in output.layers:
+        assert layer.joints_25d.shape == layer.anchors_25d.shape == (2, 2, 21, 3)
     assert output.layers[-1].joints_25d is output.joints_25d
     assert torch.equal(output.joints_25d[:, :, 0, 2], torch.zeros(2, 2))
 

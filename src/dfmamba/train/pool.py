@@ -72,7 +72,7 @@ def render_backgrounds(data: DataConfig) -> np.ndarray:
             rng = np.random.default_rng([data.seed, 8, i])
             tone = SKIN_RAMP_SRGB[rng.integers(len(SKIN_RAMP_SRGB))]
             pictures[i] = sample_background(rng, data.size, data.photos, tone)
-        draft = path.with_suffix(".part.npy")
+        draft = path.with_suffix(f".{os.getpid()}.part.npy")
         np.save(draft, pictures)
         os.replace(draft, path)
     return np.load(path, mmap_mode="r")
