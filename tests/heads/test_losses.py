@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dfmamba.heads import HandPoseOutput, LayerOutput, LossConfig, pose_loss
-from dfmamba.heads.losses import smooth_l1
+from dfmamba.heads.losses import smooth_l1, vote_loss
 
 
 def make_output(
@@ -197,3 +197,28 @@ def test_bad_input_is_refused() -> None:
     for values in ({"tau_z": 0.0}, {"joint": -1.0}, {"depth_range": -1.0}, {"anchor_target": "label"}):
         with pytest.raises(ValueError, match=next(iter(values))):
             LossConfig(**values)
+
+
+def test_vote_loss_is_the_cross_entropy_to_a_gaussian() -> None:
+    grid = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0], [4.0, 4.0]])
+    target = torch.tensor([1.0, 2.0]).view(1, 1, 1, 2)
+    valid = torch.ones(1, 1, 1, dtype=torch.bool)
+    wanted = torch.tensor([math.exp(-(1 + 4) / 8), math.exp(-(9 + 4) / 8)] * 2)
+    wanted = wanted / wanted.sum()
+    logits = torch.tensor([0.3, -0.2, 0.1, 0.5])
+    found = vote_loss(logits.log_softmax(0).view(1, 1, 1, 4), grid, target, valid, 2.0)
+    torch.testing.assert_close(found, -(wanted * logits.log_softmax(0)).sum())
+    best = vote_loss(wanted.log().view(1, 1, 1, 4), grid, target, valid, 2.0)
+    assert best < found
+
+
+def test_vote_loss_ignores_joints_without_a_label() -> None:
+    grid = torch.rand(6, 2)
+    logits = torch.zeros(1, 1, 2, 6, requires_grad=True)
+    target = torch.tensor([[0.2, 0.3], [float("nan"), 0.0]]).view(1, 1, 2, 2)
+    valid = torch.tensor([True, False]).view(1, 1, 2)
+    vote_loss(logits.log_softmax(-1), grid, target, valid, 1.0).backward()
+    assert torch.isfinite(logits.grad).all()
+    assert float(logits.grad[0, 0, 1].abs().sum()) == 0
+    nothing = vote_loss(logits.log_softmax(-1), grid, target, torch.zeros_like(valid), 1.0)
+    assert float(nothing.detach()) == 0
