@@ -192,3 +192,14 @@ def test_the_real_test_model() -> None:
     prediction = Predictor(model, "cpu").predict(picture(), camera=CAMERA, threshold=0.0)
     assert Prediction.from_json(prediction.to_json()).to_json() == prediction.to_json()
     assert model.predict(picture(), camera=CAMERA, threshold=0.0).to_json() == prediction.to_json()
+
+
+@pytest.mark.parametrize(("shift", "kept"), [(0.0, [1]), (1.0, [1]), (60.0, [0, 1])])
+def test_one_hand_is_not_reported_twice(shift: float, kept: list[int]) -> None:
+    from dfmamba.predict.predictor import _Found, without_double
+
+    joints = np.random.default_rng(0).uniform(0, 50, (21, 3))
+    scores = np.ones(21)
+    look = {0: _Found(joints + shift, scores, 0.6), 1: _Found(joints, scores, 0.7)}
+    assert list(without_double(look)) == kept
+    assert list(without_double({0: look[0]})) == [0]

@@ -42,6 +42,9 @@ BOX_FACTOR = CROP_FACTOR / 1.2
 UNION_IOU = 0.3
 """Hands whose boxes overlap more than this are looked at together."""
 
+SAME_HAND = 0.2
+"""Two hands whose joints lie closer together than this share of the larger one's box are one."""
+
 FIRST_LOOK = 0.5
 """The first look keeps hands above this share of the threshold: small hands score low in a whole picture."""
 
@@ -276,6 +279,21 @@ def _groups(boxes: dict[int, np.ndarray]) -> list[tuple[int, ...]]:
     return [(side,) for side in sides]
 
 
+def without_double(look: _Look) -> _Look:
+    """Drops the less likely of two hands that are one: joint by joint nearly in the same place.
+
+    A network that isn't sure of the side gives the joints of a single hand to both.
+    """
+    if len(look) < 2:
+        return look
+    right, left = (look[side].joints_25d[:, :2] for side in sorted(look))
+    apart = float(np.linalg.norm(right - left, axis=1).mean())
+    if apart > SAME_HAND * max(float(np.ptp(joints, axis=0).max()) for joints in (right, left)):
+        return look
+    best = max(look, key=lambda side: look[side].score)
+    return {best: look[best]}
+
+
 def _hands(
     look: _Look, shape: tuple[int, ...], camera: Camera | None, mirrored: bool, threshold: float
 ) -> tuple[Hand, ...]:
@@ -283,7 +301,7 @@ def _hands(
     if camera is not None and mirrored:
         camera = Camera(camera.fx, camera.fy, width - 1 - camera.cx, camera.cy)
     hands = []
-    for side, found in look.items():
+    for side, found in without_double(look).items():
         if found.score < threshold or not _inside(found, (width, height)):
             continue
         pixels = found.joints_25d[:, :2]
