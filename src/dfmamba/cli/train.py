@@ -63,7 +63,8 @@ def run(options: Namespace) -> int:
         if renderer.pid is not None:
             renderer.terminate()
             renderer.join()
-    print(f"model: {Path(config.out) / 'last'}")
+    if ranks.first:
+        print(f"model: {Path(config.out) / 'last'}")
     return 0
 
 
