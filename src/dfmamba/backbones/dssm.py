@@ -1,4 +1,4 @@
-"""The deformable state-space layer: parameters around `dfmamba.ops.deformable_selective_scan`.
+"""The deformable state-space layer: `deformable_sample` and `selective_scan` with their parameters.
 
 Source: DF-Mamba (arXiv 2512.02727), Fig. 2b. Where the paper is silent this follows `docs/method.md`: step,
 input and output maps come from the undeformed features, the sampled sum enters through a residual and a norm,

@@ -130,9 +130,8 @@ class Pool:
             np.concatenate([labels["joints_2d"], relative[..., None].astype(np.float32)], axis=-1)
         )
         self.valid = torch.from_numpy(labels["valid"].copy())
-        config_draw = self.config.data.draw
         self.is_depth = torch.from_numpy(labels["kind"] == DEPTH_KIND)
-        factors = np.array([config_draw.get(kind, 1.0) for kind in KINDS])
+        factors = np.array([self.config.data.draw.get(kind, 1.0) for kind in KINDS])
         self.chances = np.cumsum(factors[labels["kind"]])
         self.loaded = wanted
 
