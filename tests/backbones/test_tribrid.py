@@ -7,7 +7,7 @@ import torch
 
 from dfmamba.backbones import BACKBONES, create_backbone, list_backbones
 from dfmamba.backbones.blocks import DropPath, LayerNorm2d
-from dfmamba.backbones.dssm import DSSM, DSSMConfig
+from dfmamba.backbones.dssm import DSSM, DeformableSampler, DSSMConfig
 from dfmamba.models import count_macs, count_parameters
 
 
@@ -143,6 +143,28 @@ def test_dssm_starts_from_the_regular_grid(residual: bool, weights: str) -> None
         torch.testing.assert_close(layer.sampler(x), mean)
     else:
         torch.testing.assert_close(layer(x), plain(x))
+
+
+@pytest.mark.parametrize("size", [(6, 6), (3, 10)])
+def test_bounded_offsets_stay_near_and_keep_their_gradient(size: tuple[int, int]) -> None:
+    """Even a branch that asks for offsets far outside reads the map with half of its tokens or more."""
+    sampler = DeformableSampler(4, DSSMConfig(num_anchors=1, offset_reach=0.5))
+    last = sampler.branch[-1]
+    with torch.no_grad():
+        last.bias[0] = 100.0
+    x = torch.rand(2, 4, *size) + 0.5
+    offsets, _ = sampler.fields(x)
+    assert offsets.abs().max() <= 0.5 * max(size) + 1e-5
+    assert (sampler(x) > 0).any()
+    unbounded = DeformableSampler(4, DSSMConfig(num_anchors=1, offset_reach=None))
+    with torch.no_grad():
+        unbounded.branch[-1].bias[0] = 100.0
+    assert (unbounded(x) == 0).all()
+    near = 1e-3 * torch.randn(1, 4, 3, 3)
+    with torch.no_grad():
+        last.bias[0] = 0.0
+        unbounded.load_state_dict(sampler.state_dict())
+    torch.testing.assert_close(sampler.fields(near)[0], unbounded.fields(near)[0])
 
 
 def test_offsets_learn_from_the_first_step() -> None:

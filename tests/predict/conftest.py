@@ -22,8 +22,9 @@ def centre(mask: Tensor) -> Tensor:
 class Stick(nn.Module):
     """Sees a hand as a stick from a red blob (wrist) to a green blob (tip of the little finger).
 
-    It is a right hand if green is to the right of red. Joint j lies j / 20 of the way along, its depth is
-    half its distance from the wrist. `scores` are the presence logits of successive calls.
+    It is a right hand if a blue blob (thumb) lies to the left of the stick, seen upright. Joint j lies j / 20
+    of the way along, its depth is half its distance from the wrist. `scores` are the presence logits of
+    successive calls.
     """
 
     def __init__(self, scores: tuple[float, ...] = (4.0, 4.0)) -> None:
@@ -39,11 +40,12 @@ class Stick(nn.Module):
         joints = torch.zeros(batch, 2, 21, 3)
         present = torch.full((batch, 2), -6.0)
         for i, image in enumerate(x):
-            red, green = image[0] - image[1] > 0.5, image[1] - image[0] > 0.5
-            if not (red.any() and green.any()):
+            red, green, blue = image[0] - image[1] > 0.5, image[1] - image[0] > 0.5, image[2] - image[0] > 0.5
+            if not (red.any() and green.any() and blue.any()):
                 continue
-            wrist, tip = centre(red), centre(green)
-            side = 0 if tip[0] > wrist[0] else 1
+            wrist, tip, thumb = centre(red), centre(green), centre(blue)
+            along, across = tip - wrist, thumb - wrist
+            side = 0 if along[0] * across[1] - along[1] * across[0] < 0 else 1
             share = torch.linspace(0, 1, 21)[:, None]
             joints[i, side, :, :2] = wrist + share * (tip - wrist)
             joints[i, side, :, 2] = 0.5 * share[:, 0] * (tip - wrist).norm()

@@ -12,16 +12,18 @@ from PIL import Image
 
 from dfmamba.hands.camera import Camera
 from dfmamba.predict import Prediction, Predictor
-from dfmamba.predict.predictor import _groups
+from dfmamba.predict.looks import Found, _groups, better_side, without_double
 
 WRIST, TIP = (60.0, 90.0), (120.0, 50.0)
 CAMERA = Camera(200, 200, 90, 50)
 
 
 def picture(wrist=WRIST, tip=TIP, size=(200, 120), blob: int = 9) -> np.ndarray:
-    """A grey picture with a red blob at the wrist and a green one at the tip."""
+    """A grey picture with a red blob at the wrist, a green one at the tip, a blue one for a right thumb."""
     image = np.full((size[1], size[0], 3), 90, np.uint8)
-    for (u, v), color in ((wrist, (255, 0, 0)), (tip, (0, 255, 0))):
+    (x0, y0), (x1, y1) = wrist, tip
+    thumb = ((x0 + x1) / 2 + 0.35 * (y1 - y0), (y0 + y1) / 2 - 0.35 * (x1 - x0))
+    for (u, v), color in ((wrist, (255, 0, 0)), (tip, (0, 255, 0)), (thumb, (0, 0, 255))):
         u, v = int(u), int(v)
         image[v - blob : v + blob + 1, u - blob : u + blob + 1] = color
     return image
@@ -53,7 +55,7 @@ def test_the_second_look_is_sharper(stick) -> None:
     error = [np.abs(ends(prediction) - [(403, 451), (644, 305)]).max() for prediction in (first, second)]
     assert error[1] < 1.5
     assert error[1] < 0.6 * error[0]
-    assert len(stick.inputs) == 3
+    assert [len(x) for x in stick.inputs] == [1, 1, 1, 2, 1]
 
 
 def test_a_second_look_that_sees_less_is_dropped(stick_class) -> None:
@@ -67,10 +69,41 @@ def test_a_second_look_that_sees_less_is_dropped(stick_class) -> None:
     assert len(Predictor(stick_class((-0.5,)), "cpu").predict(image, refine=False).hands) == 0
 
 
-def test_a_box_is_looked_at_once(stick) -> None:
-    prediction = Predictor(stick, "cpu").predict(picture(), box=(40, 30, 140, 110))
-    assert len(stick.inputs) == 1
+@pytest.mark.parametrize("refine", [False, True])
+def test_a_box_needs_no_closer_look(stick, refine: bool) -> None:
+    prediction = Predictor(stick, "cpu").predict(picture(), box=(40, 30, 140, 110), refine=refine)
+    assert [len(x) for x in stick.inputs] == ([1, 2, 1] if refine else [1])
     assert np.abs(ends(prediction) - [WRIST, TIP]).max() < 1.0
+
+
+@pytest.mark.parametrize("angle", range(0, 360, 45))
+@pytest.mark.parametrize("flipped", [False, True])
+def test_looks_at_turned_hands(stick, angle: int, flipped: bool) -> None:
+    """However a hand is turned, the upright looks find it where it is, and its side."""
+    reach = 40 * np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
+    wrist, tip = np.array([100.0, 100.0]) - reach, np.array([100.0, 100.0]) + reach
+    image = picture(tuple(wrist), tuple(tip), (201, 201))
+    if flipped:
+        image = np.ascontiguousarray(image[:, ::-1])
+        wrist[0], tip[0] = 200 - wrist[0], 200 - tip[0]
+    (hand,) = Predictor(stick, "cpu").predict(image).hands
+    assert hand.side == ("left" if flipped else "right")
+    assert np.abs(hand.joints_2d_px[[0, 20]] - [wrist, tip]).max() < 1.5
+    depth = hand.joints_3d_mm[20, 2] / np.linalg.norm(hand.joints_3d_mm[20, :2])
+    assert depth == pytest.approx(0.5, abs=0.02)
+
+
+def test_two_upright_looks_decide_the_side() -> None:
+    def look(right: float, left: float, mark: float) -> dict[int, Found]:
+        return {i: Found(np.full((21, 3), mark + i), np.ones(21), s) for i, s in enumerate((right, left))}
+
+    (found,) = better_side(look(0.6, 0.4, 10), look(0.1, 0.9, 20)).items()
+    assert found[0] == 1
+    assert found[1].joints_25d[0, 0] == 21
+    assert found[1].score == pytest.approx((0.4 + 0.9) / 2)
+    (found,) = better_side(look(0.9, 0.1, 10), look(0.4, 0.6, 20)).items()
+    assert found[0] == 0
+    assert found[1].joints_25d[0, 0] == 10
 
 
 def test_a_box_may_reach_out_but_not_lie_outside(stick) -> None:
@@ -196,10 +229,8 @@ def test_the_real_test_model() -> None:
 
 @pytest.mark.parametrize(("shift", "kept"), [(0.0, [1]), (1.0, [1]), (60.0, [0, 1])])
 def test_one_hand_is_not_reported_twice(shift: float, kept: list[int]) -> None:
-    from dfmamba.predict.predictor import _Found, without_double
-
     joints = np.random.default_rng(0).uniform(0, 50, (21, 3))
     scores = np.ones(21)
-    look = {0: _Found(joints + shift, scores, 0.6), 1: _Found(joints, scores, 0.7)}
+    look = {0: Found(joints + shift, scores, 0.6), 1: Found(joints, scores, 0.7)}
     assert list(without_double(look)) == kept
     assert list(without_double({0: look[0]})) == [0]

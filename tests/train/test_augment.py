@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from dfmamba.hands.upright import CLOSE_FACTOR
 from dfmamba.train.augment import (
     AugmentConfig,
+    aimed_crops,
     colour_matrices,
     compose,
+    join,
     move_joints,
     paste_patches,
     photograph,
@@ -18,11 +22,12 @@ from dfmamba.train.augment import (
     swap_mirrored,
     warp,
 )
-from dfmamba.train.pool import box_sides, join, lend_to_absent, make_batch
+from dfmamba.train.pool import box_sides, lend_to_absent, make_batch
 
 STILL = AugmentConfig(
-    rotation_deg=0, spin=0, scale=0, zoom_out=0, shift=0, flip=0, colour=0, blur=0, noise=0, occlude=0
-)
+    rotation_deg=0, spin=0, scale=0, zoom_out=0, shift=0, flip=0, colour=0, blur=0, noise=0, occlude=0,
+    upright=0, close=0, wrong_side=0,
+)  # fmt: skip
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -57,6 +62,55 @@ def test_joints_follow_the_picture(seed: int) -> None:
                 mass = out[i] / out[i].sum()
                 assert math.isclose(float((mass * xx).sum()), u, abs_tol=0.35)
                 assert math.isclose(float((mass * yy).sum()), v, abs_tol=0.35)
+
+
+def hands_of(n: int, present: list[list[bool]], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    joints = 40 + 50 * torch.rand(n, 2, 21, 3, generator=generator(seed))
+    valid = torch.tensor(present)[:, :, None].expand(n, 2, 21)
+    return joints, valid
+
+
+def test_aimed_crops_without_an_aim_are_random_crops() -> None:
+    joints, valid = hands_of(3, [[True, False], [True, True], [False, False]])
+    crops = aimed_crops(joints[..., :2], valid, 144, STILL, generator())
+    torch.testing.assert_close(crops, torch.eye(2, 3).expand(3, 2, 3))
+
+
+def test_close_crops_hold_all_hands() -> None:
+    joints, valid = hands_of(3, [[True, False], [False, True], [True, True]])
+    joints[:, 1] += 30
+    crops = aimed_crops(joints[..., :2], valid, 144, replace(STILL, close=1.0), generator())
+    moved = move_joints(joints, crops)
+    for i in range(3):
+        points = moved[i][valid[i]][:, :2]
+        low, high = points.amin(0), points.amax(0)
+        torch.testing.assert_close(low + high, torch.full((2,), 143.0), rtol=0, atol=1e-2)
+        assert math.isclose(float((high - low).max()), 144 / CLOSE_FACTOR, rel_tol=1e-4)
+
+
+def test_upright_crops_show_right_hands_with_fingers_up() -> None:
+    present = [[True, False], [False, True], [True, True], [False, False]] * 8
+    joints, valid = hands_of(32, present)
+    crops = aimed_crops(joints[..., :2], valid, 144, replace(STILL, upright=1.0), generator())
+    moved, there = move_joints(joints, crops), swap_mirrored(valid, crops)
+    for i in range(32):
+        if not any(present[i]):
+            torch.testing.assert_close(crops[i], torch.eye(2, 3))
+            continue
+        assert there[i, 0].all()
+        up = moved[i, 0, [5, 9, 13, 17], :2].mean(0) - moved[i, 0, 0, :2]
+        assert up[1] < 0
+        assert abs(float(up[0])) < 1e-2
+    aimed_at = torch.linalg.det(crops[:, :, :2])[2::4] < 0
+    assert 0 < int(aimed_at.sum()) < len(aimed_at)  # of two hands now one, now the other
+
+
+def test_the_wrong_side_is_shown_in_its_share() -> None:
+    joints, valid = hands_of(400, [[True, False]] * 400)
+    config = replace(STILL, upright=1.0, wrong_side=0.25)
+    crops = aimed_crops(joints[..., :2], valid, 144, config, generator())
+    wrong = (torch.linalg.det(crops[:, :, :2]) < 0).float().mean()
+    assert 0.17 < float(wrong) < 0.33
 
 
 def test_depth_scales_with_the_zoom() -> None:

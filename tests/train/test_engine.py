@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from dfmamba.models import HandPoseModel
 from dfmamba.train.checkpoint import STATE_FILE
 from dfmamba.train.config import DataConfig, TrainConfig
-from dfmamba.train.engine import learning_rate, parameter_groups, train
+from dfmamba.train.engine import learning_rate, parameter_groups, train, update_average
 
 
 class Dots:
@@ -174,3 +175,13 @@ def test_config_survives_json() -> None:
 def test_unknown_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown model 'giant'"):
         train(config(tmp_path, model="giant"), Dots())
+
+
+def test_a_statistic_that_overflowed_is_set_back() -> None:
+    model, average = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+    assert model.running_var is not None
+    assert average.running_var is not None
+    model.running_var[:] = torch.tensor([float("inf"), 3.0])
+    update_average(average, model, 0.5)
+    assert model.running_var.tolist() == [1.0, 3.0]
+    assert average.running_var.tolist() == [1.0, 2.0]

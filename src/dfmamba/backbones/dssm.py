@@ -27,6 +27,9 @@ class DSSMConfig:
         deformable: sample at deformable positions; False gives the plain selective scan.
         num_anchors: K, a square number.
         offset_groups: groups of channels with offsets (and dynamic weights) of their own.
+        offset_reach: largest offset as a share of the map's longer side, approached by a tanh; None leaves
+            offsets unbounded. Positions outside the map read zero and get no gradient, so unbounded offsets
+            that have once left a small map never come back.
         weights: "dynamic" weights depend on the input and are shared by a group; "static" ones are learned
             per channel (b_k of the paper).
         params_from: what the step, B and C are computed from: the features "x" or the "sampled" ones.
@@ -40,6 +43,7 @@ class DSSMConfig:
     deformable: bool = True
     num_anchors: int = 9
     offset_groups: int = 1
+    offset_reach: float | None = 0.5
     weights: Literal["dynamic", "static"] = "dynamic"
     params_from: Literal["x", "sampled"] = "x"
     residual: bool = True
@@ -50,6 +54,8 @@ class DSSMConfig:
         for name, allowed in (("weights", ("dynamic", "static")), ("params_from", ("x", "sampled"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"DSSMConfig.{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if self.offset_reach is not None and not self.offset_reach > 0:
+            raise ValueError(f"DSSMConfig.offset_reach must be positive or None, got {self.offset_reach}")
         if self.d_state < 1 or self.offset_groups < 1 or self.dt_rank < 0:
             raise ValueError(
                 f"d_state and offset_groups must be at least 1 and dt_rank at least 0, got {self}"
@@ -69,6 +75,7 @@ class DeformableSampler(nn.Module):
         if dim % groups:
             raise ValueError(f"{dim} channels can't be divided into {groups} offset groups")
         self.groups, self.num_anchors, self.dynamic = groups, k, config.weights == "dynamic"
+        self.reach = config.offset_reach
         self.anchors = nn.Parameter(anchor_grid(k))
         out = groups * k * (3 if self.dynamic else 2)
         self.branch = nn.Sequential(
@@ -99,6 +106,9 @@ class DeformableSampler(nn.Module):
         out = self.branch(x)
         cut = self.groups * self.num_anchors * 2
         offsets = out[:, :cut].reshape(b, self.groups, self.num_anchors, 2, h, w)
+        if self.reach is not None:
+            most = self.reach * max(h, w)
+            offsets = most * torch.tanh(offsets / most)
         if self.dynamic:
             return offsets, out[:, cut:].reshape(b, self.groups, self.num_anchors, h, w)
         return offsets, self.weight

@@ -42,6 +42,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--box", type=str, default="joints", choices=["joints", "picture"], help="what the crop is cut from"
     )
+    parser.add_argument(
+        "--refine",
+        type=bool,
+        default=True,
+        help="look at each hand again, upright; false measures a single pass",
+    )
     parser.add_argument("--device", type=str, default="cpu")
     parser.add_argument("--json", type=str, metavar="FILE", help="also write the figures into this JSON file")
 
@@ -53,14 +59,15 @@ def run(options: Namespace) -> int:
         ValueError: unknown data set, or a folder that isn't one.
         OSError: something can't be read or written.
     """
+    from dfmamba.hands.upright import CLOSE_FACTOR
     from dfmamba.models import load
-    from dfmamba.train.evaluate import BOX_FACTOR, FIGURES, evaluate
+    from dfmamba.train.evaluate import FIGURES, evaluate
 
     sets = _sets(options)
     model = load(options.model, options.device)
     results: dict[str, dict[str, float]] = {}
     for name, samples in sets.items():
-        results[name] = evaluate(model, samples, options.box)
+        results[name] = evaluate(model, samples, options.box, refine=options.refine)
     names = [n for n in SHOWN if any(n in figures for figures in results.values())]
     width = max(map(len, names))
     print(" " * width + "".join(f"{name:>12}" for name in results))
@@ -69,11 +76,13 @@ def run(options: Namespace) -> int:
         print(f"{name:<{width}}" + "".join(cells))
     counts = ", ".join(f"{name} {int(figures['samples'])}" for name, figures in results.items())
     crop = (
-        f"square of {BOX_FACTOR} times the labelled joints' box"
+        f"square of {CLOSE_FACTOR} times the labelled joints' box"
         if options.box == "joints"
         else "whole picture"
     )
-    print(f"\nsamples: {counts}; crop: {crop}; model: {options.model}")
+    print(
+        f"\nsamples: {counts}; crop: {crop}{', then upright looks' * options.refine}; model: {options.model}"
+    )
     for name in names:
         print(f"  {name}: {FIGURES[name]}")
     if options.json is not None:
@@ -85,6 +94,7 @@ def run(options: Namespace) -> int:
             "model": model.config.name,
             "weights": str(options.model),
             "box": options.box,
+            "refine": options.refine,
             "protocol": {name: FIGURES[name] for name in names},
             "results": results,
         }

@@ -41,6 +41,9 @@ FINGERS: dict[str, tuple[int, int, int, int]] = {
 }
 """Finger name -> its four joints, base to tip."""
 
+KNUCKLES: tuple[int, ...] = (5, 9, 13, 17)
+"""Joints where the four fingers leave the palm (MCP)."""
+
 TIPS: tuple[int, ...] = tuple(joints[-1] for joints in FINGERS.values())
 
 BONES: tuple[tuple[int, int], ...] = tuple((PARENTS[joint], joint) for joint in range(1, 21))

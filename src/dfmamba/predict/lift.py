@@ -19,7 +19,7 @@ def joints_to_picture(joints_25d_crop: np.ndarray, affine: Affine) -> np.ndarray
 
     Args:
         joints_25d_crop: (21, 3) u, v, d in pixels of the crop.
-        affine: from the picture's pixels to the crop's, without rotation.
+        affine: from the picture's pixels to the crop's; a similarity, mirrored or not.
 
     Returns:
         (21, 3) float64 u, v, d in pixels of the picture.

@@ -7,11 +7,13 @@ show the same picture. Picture, joints, depth and handedness move together.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from dfmamba.hands.upright import CLOSE_FACTOR, upright_maps
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class AugmentConfig:
         blur: share of samples that are blurred or of low resolution.
         noise: largest standard deviation of sensor noise (picture values 0..1).
         occlude: share of samples with a patch pasted over them.
+        upright: share of samples that are cut upright around one hand, as the predictor's last looks are
+            (`dfmamba.hands.upright`); they scatter less.
+        close: share of the other samples that are cut closely around all hands, not as they were rendered.
+        wrong_side: share of the upright samples that show the mirror image of what they should, so that the
+            network learns to tell.
     """
 
     rotation_deg: float = 25.0
@@ -41,6 +48,69 @@ class AugmentConfig:
     blur: float = 0.4
     noise: float = 0.05
     occlude: float = 0.2
+    upright: float = 0.7
+    close: float = 0.6
+    wrong_side: float = 0.12
+
+    @property
+    def scatter_upright(self) -> AugmentConfig:
+        """How upright crops scatter about the exact one: as a first look that is a little wrong aims them."""
+        return replace(
+            self,
+            rotation_deg=0.7 * self.rotation_deg,
+            spin=0.5 * self.spin,
+            zoom_out=0.0,
+            shift=0.7 * self.shift,
+            flip=self.wrong_side,
+        )
+
+
+def aimed_crops(
+    joints_2d: Tensor, valid: Tensor, size: int, config: AugmentConfig, generator: torch.Generator
+) -> Tensor:
+    """Affine maps (n, 2, 3) from crops to pictures, both `size` squares, of the three kinds of crop.
+
+    Crops are as rendered, close around all hands, or upright around one of them, in the shares of `config`,
+    and scattered at random.
+
+    Args:
+        joints_2d: (n, 2, 21, 2) pixels of the pictures.
+        valid: (n, 2, 21) bool.
+        size: side of pictures and crops in pixels.
+        config: shares and strengths.
+        generator: source of all randomness.
+    """
+    n = len(joints_2d)
+    drawn = torch.rand(3, n, generator=generator)
+    seen = valid.flatten(1)
+    upright = (drawn[0] < config.upright) & seen.any(1)
+    close = (drawn[1] < config.close) & seen.any(1)
+    rows = torch.arange(n)
+    both = valid.any(-1).all(1)
+    hand = torch.where(both, (drawn[2] < 0.5).long(), valid.sum(-1).argmax(1))
+
+    all_seen = torch.where(seen.any(1, keepdim=True), seen, True)
+    points = joints_2d.flatten(1, 2)
+    high = torch.where(all_seen[..., None], points, -torch.inf).amax(1)
+    low = torch.where(all_seen[..., None], points, torch.inf).amin(1)
+    zoom = torch.where(close, (high - low).amax(-1).clamp_min(1.0) * CLOSE_FACTOR / size, 1.0)
+    middle = (size - 1) / 2
+    centre = torch.where(close[:, None], (high + low) / 2, torch.full_like(high, middle))
+    shift = (centre - zoom[:, None] * middle)[..., None]
+    straight = torch.cat((torch.eye(2) * zoom[:, None, None], shift), dim=-1)
+    chosen = torch.where(upright[:, None], valid[rows, hand], True)
+    turned = upright_maps(joints_2d[rows, hand], chosen, hand == 1, size)
+    scatter = random_crops(n, size, config, generator)
+    scatter_upright = random_crops(n, size, config.scatter_upright, generator)
+    pick = upright[:, None, None]
+    return join(torch.where(pick, turned, straight), torch.where(pick, scatter_upright, scatter))
+
+
+def join(outer: Tensor, inner: Tensor) -> Tensor:
+    """The affine maps (n, 2, 3) that apply `inner` first, then `outer`."""
+    linear = outer[:, :, :2] @ inner[:, :, :2]
+    offset = outer[:, :, :2] @ inner[:, :, 2:] + outer[:, :, 2:]
+    return torch.cat((linear, offset), dim=-1)
 
 
 def random_crops(n: int, size: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:
@@ -167,14 +237,14 @@ def compose(
     """Warps both layers and lays one over the other.
 
     Args:
-        foreground: (n, 4, S, S) in [0, 1], straight colour and coverage.
+        foreground: (n, 4, S, S) in [0, 1], straight colour and coverage; overwritten.
         background: (n, 3, R, R) in [0, 1].
         crops: (n, 2, 3) for the foreground, as `random_crops` gives them.
         crops_back: the same for the background.
         size: side of the result.
         gain: (n, 3) brightness of the foreground relative to the background.
     """
-    alpha = foreground[:, 3:]
-    layers = warp(torch.cat((foreground[:, :3] * alpha, alpha), dim=1), crops, size)
+    foreground[:, :3] *= foreground[:, 3:]  # colours of uncovered pixels must not bleed in
+    layers = warp(foreground, crops, size)
     back = warp(background, crops_back, size, padding="reflection")
     return (layers[:, :3] * gain[:, :, None, None] + back * (1 - layers[:, 3:])).clamp_(0, 1)

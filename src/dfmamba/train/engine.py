@@ -59,10 +59,17 @@ def parameter_groups(model: HandPoseModel, weight_decay: float) -> list[dict[str
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Exponential moving average of parameters; buffers (running statistics) are averaged alike."""
+    """Exponential moving average of parameters and running statistics.
+
+    A statistic that is not finite (the square of one huge activation overflows, and no later batch mends it)
+    is set back to its average in both models.
+    """
     old = average.state_dict()
+    buffers = {name for name, _ in model.named_buffers()}
     for name, value in model.state_dict().items():
         if value.is_floating_point():
+            if name in buffers and not bool(torch.isfinite(value).all()):
+                value.copy_(torch.where(torch.isfinite(value), value, old[name]))
             old[name].lerp_(value, 1 - decay)
         else:
             old[name].copy_(value)

@@ -3,77 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from itertools import islice
+from typing import Literal
 
 import numpy as np
-import torch
 
 from dfmamba.data.depth import encode_depth
 from dfmamba.data.sample import HandSample
 from dfmamba.hands.affine import square_box
 from dfmamba.hands.camera import from_25d, scale_to_reference
-from dfmamba.hands.crop import crop_sample
 from dfmamba.hands.skeleton import REFERENCE_BONES_MM
+from dfmamba.hands.upright import CLOSE_FACTOR
 from dfmamba.metrics import PROTOCOLS, HandMetrics
 from dfmamba.models import HandPoseModel
-
-BOX_FACTOR = 1.3
-"""Side of the evaluation crop relative to the box of the labelled joints."""
+from dfmamba.predict.looks import Look, Looker
 
 PCK_FRACTION = 0.1
 
 Box = Literal["joints", "picture"]
 
 
-def evaluation_crop(sample: HandSample, size: int, box: Box = "joints") -> HandSample:
-    """The crop that a model is measured on.
+def first_square(sample: HandSample, box: Box = "joints") -> np.ndarray:
+    """The square region x0, y0, x1, y1 of a sample that a model sees first.
 
     Args:
         sample: with a picture or a depth map.
-        size: side of the crop.
-        box: "joints" cuts a square around the labelled joints, `BOX_FACTOR` times their box; "picture" takes
-            the whole picture.
+        box: "joints" is the box of the labelled joints, `CLOSE_FACTOR` times as large; "picture" is the whole
+            picture.
     """
-    if sample.image is None:
-        assert sample.depth_mm is not None
-        sample = sample.replace(image=encode_depth(sample.depth_mm))
-    assert sample.image is not None
     if box == "joints":
-        square = square_box(sample.box_xyxy, BOX_FACTOR)
-    else:
-        height, width = sample.image.shape[:2]
-        square = square_box(np.array([-0.5, -0.5, width - 0.5, height - 0.5]), 1.0)
-    return crop_sample(sample, square, size)
+        return square_box(sample.box_xyxy, CLOSE_FACTOR)
+    assert sample.size is not None
+    width, height = sample.size
+    return square_box(np.array([-0.5, -0.5, width - 0.5, height - 0.5]), 1.0)
 
 
-def predict_crops(
-    model: HandPoseModel, crops: Iterable[HandSample], batch: int = 32
-) -> Iterator[dict[str, Any]]:
-    """Runs the model and yields, for each crop, `crop`, `joints_25d` and `present`."""
-    waiting: list[HandSample] = []
+def look_at_samples(
+    model: HandPoseModel, samples: Iterable[HandSample], box: Box, refine: bool, batch: int
+) -> Iterator[tuple[HandSample, Look, Look]]:
+    """Each sample with the first look of a model at it, and with the last one, by side.
 
-    def flush() -> Iterator[dict[str, Any]]:
-        device = next(model.parameters()).device
-        pictures = np.stack([c.image for c in waiting if c.image is not None])
-        x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(255).to(device)
-        with torch.inference_mode():
-            out = model(x)
-        joints = out.joints_25d.double().cpu().numpy()
-        present = out.present_logits.sigmoid().double().cpu().numpy()
-        for i, crop in enumerate(waiting):
-            yield {"crop": crop, "joints_25d": joints[i], "present": present[i]}
+    How many hands there are is taken from the labels: a single hand is the likelier one of the first look.
+    """
+    looker = Looker(model, model.config.image_size, batch, model.config.name)
+    for chunk in batched(samples, batch):
+        pictures = [_picture(sample) for sample in chunk]
+        first = looker.look_at_boxes(pictures, [first_square(sample, box) for sample in chunk])
+        kept = [
+            look if sample.present.sum() > 1 else _likelier(look)
+            for sample, look in zip(chunk, first, strict=True)
+        ]
+        last = looker.look_upright(pictures, kept) if refine else kept
+        yield from zip(chunk, first, last, strict=True)
 
-    for crop in crops:
-        waiting.append(crop)
-        if len(waiting) == batch:
-            yield from flush()
-            waiting.clear()
-    if waiting:
-        yield from flush()
+
+def batched(samples: Iterable[HandSample], size: int) -> Iterator[list[HandSample]]:
+    """Lists of `size` samples, the last one shorter."""
+    rest = iter(samples)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+def _picture(sample: HandSample) -> np.ndarray:
+    if sample.image is not None:
+        return sample.image
+    assert sample.depth_mm is not None
+    return encode_depth(sample.depth_mm)
+
+
+def _likelier(look: Look) -> Look:
+    side = max(look, key=lambda side: look[side].score)
+    return {side: look[side]}
 
 
 def evaluate(
-    model: HandPoseModel, samples: Iterable[HandSample], box: Box = "joints", batch: int = 32
+    model: HandPoseModel,
+    samples: Iterable[HandSample],
+    box: Box = "joints",
+    batch: int = 32,
+    refine: bool = True,
 ) -> dict[str, float]:
     """Errors of a model.
 
@@ -83,8 +91,9 @@ def evaluate(
     Args:
         model: in evaluation mode.
         samples: with cameras and 3D labels.
-        box: see `evaluation_crop`.
+        box: see `first_square`.
         batch: crops per forward pass.
+        refine: look at each hand again, upright, as the predictor does; False measures a single pass.
 
     Returns:
         The values of `dfmamba.metrics.PROTOCOLS` with the wrist's depth given; `reference_*` the same without
@@ -98,32 +107,37 @@ def evaluate(
     given, reference = HandMetrics(), HandMetrics()
     errors_2d: list[np.ndarray] = []
     sides: list[bool] = []
-    size = model.config.image_size
-    crops = (evaluation_crop(sample, size, box) for sample in samples)
-    for item in predict_crops(model, crops, batch):
-        crop, joints = item["crop"], item["joints_25d"]
-        if crop.camera is None:
-            raise ValueError(f"sample {crop.id!r} has no camera; 3D errors need one")
-        if crop.present.sum() == 1:
-            truth, guess = int(np.argmax(crop.present)), int(np.argmax(item["present"]))
-            sides.append(truth == guess)
-            joints = np.repeat(joints[guess][None], 2, axis=0)
-        valid = crop.valid & crop.present[:, None]
-        depth = np.where(crop.present, crop.joints_cam_mm[:, 0, 2].astype(np.float64), 1.0)
+    for sample, first, last in look_at_samples(model, samples, box, refine, batch):
+        if sample.camera is None:
+            raise ValueError(f"sample {sample.id!r} has no camera; 3D errors need one")
+        alone = sample.present.sum() == 1
+        if alone:
+            (guess,) = last
+            sides.append(bool(sample.present[guess]))
+        joints = np.stack([last[guess if alone else side].joints_25d for side in range(2)])
+        likely = np.array([(last if side in last else first)[side].score for side in range(2)])
+        if alone and refine:
+            likely[1 - guess] = min(likely[1 - guess], 1 - likely[guess])
+        valid = sample.valid & sample.present[:, None]
+        depth = np.where(sample.present, sample.joints_cam_mm[:, 0, 2].astype(np.float64), 1.0)
         seen = valid[None]
-        truth_mm = crop.joints_cam_mm[None].astype(np.float64)
-        presence = {"pred_present": item["present"][None] > 0.5, "gt_present": crop.present[None]}
+        truth_mm = sample.joints_cam_mm[None].astype(np.float64)
+        presence = {"pred_present": likely[None] > 0.5, "gt_present": sample.present[None]}
         given.update(
-            from_25d(joints, crop.camera, depth)[None], truth_mm, seen, crop.visible[None] & seen, **presence
+            from_25d(joints, sample.camera, depth)[None],
+            truth_mm,
+            seen,
+            sample.visible[None] & seen,
+            **presence,
         )
-        unit = from_25d(joints, crop.camera, np.ones(2))
+        unit = from_25d(joints, sample.camera, np.ones(2))
         sized = unit * scale_to_reference(unit, REFERENCE_BONES_MM)[:, None, None]
         reference.update(sized[None], truth_mm, seen)
-        for hand in np.flatnonzero(crop.present):
-            x0, y0, x1, y1 = crop.box_of(hand)
+        for hand in np.flatnonzero(sample.present):
+            x0, y0, x1, y1 = sample.box_of(int(hand))
             side = max(float(x1 - x0), float(y1 - y0), 1e-6)
-            off = np.linalg.norm(joints[hand, :, :2] - crop.joints_2d_px[hand], axis=-1) / side
-            errors_2d.append(off[crop.valid[hand]])
+            off = np.linalg.norm(joints[hand, :, :2] - sample.joints_2d_px[hand], axis=-1) / side
+            errors_2d.append(off[sample.valid[hand]])
     if not given.samples:
         raise ValueError("nothing to evaluate: there are no samples")
     figures = given.compute()

@@ -24,7 +24,9 @@ from dfmamba.data.synthetic.cache import ShardedHands, render_shards
 from dfmamba.data.synthetic.generator import KINDS, SyntheticConfig
 from dfmamba.train.augment import (
     AugmentConfig,
+    aimed_crops,
     compose,
+    join,
     move_joints,
     paste_patches,
     photograph,
@@ -190,8 +192,8 @@ def make_batch(
     n, side = foreground.shape[:2]
     front = foreground.permute(0, 3, 1, 2).float().div_(255)
     back = background.permute(0, 3, 1, 2).float().div_(255)
-    back[is_depth] = 0
-    crops = random_crops(n, side, config, generator)
+    back[is_depth.nonzero().flatten()] = 0
+    crops = aimed_crops(joints_25d[..., :2], valid, side, config, generator)
     resize = torch.tensor(
         [[side / size, 0, 0.5 * side / size - 0.5], [0, side / size, 0.5 * side / size - 0.5]]
     )
@@ -239,13 +241,6 @@ def lend_to_absent(joints_25d: Tensor, valid: Tensor, present: Tensor) -> tuple[
     alone = (present.sum(1) == 1)[:, None] & ~present
     joints_25d = torch.where(alone[..., None, None], joints_25d.flip(1), joints_25d)
     return joints_25d, torch.where(alone[..., None], valid.flip(1), valid)
-
-
-def join(outer: Tensor, inner: Tensor) -> Tensor:
-    """The affine maps (n, 2, 3) that apply `inner` first, then `outer`."""
-    linear = outer[:, :, :2] @ inner[:, :, :2]
-    offset = outer[:, :, :2] @ inner[:, :, 2:] + outer[:, :, 2:]
-    return torch.cat((linear, offset), dim=-1)
 
 
 def box_sides(joints_25d: Tensor, valid: Tensor) -> Tensor:

@@ -1,0 +1,211 @@
+"""Looks of a network at pictures: each is a crop, and the next one is aimed by what the last one showed.
+
+The first look sees the picture, or the box that was given. Hands found there are looked at closely, then
+upright (`dfmamba.hands.upright`): once as a right hand and once as a left one, which also decides the side,
+and once more with the better aim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import nn
+
+from dfmamba.hands.affine import Affine, box_of_points, crop_affine, square_box
+from dfmamba.hands.crop import warp_image
+from dfmamba.hands.upright import CLOSE_FACTOR, upright_affine
+from dfmamba.predict.lift import box_iou, hand_box, joints_to_picture
+
+UNION_IOU = 0.3
+"""Hands whose boxes overlap more than this are looked at together when the look is not upright."""
+
+SAME_HAND = 0.2
+"""Two hands whose joints lie closer together than this share of the larger one's box are one."""
+
+COMPARABLE = 0.8
+"""A look replaces an earlier one where its score reaches this share of the earlier one's."""
+
+UPRIGHT_LOOKS = 2
+"""Upright looks at each hand; the first decides the side."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A hand of one look.
+
+    Attributes:
+        joints_25d: (21, 3) u, v, d in pixels of the picture.
+        joint_scores: (21,) in 0..1.
+        score: that the hand is there, in 0..1.
+    """
+
+    joints_25d: np.ndarray
+    joint_scores: np.ndarray
+    score: float
+
+
+Look: TypeAlias = dict[int, Found]
+"""What one look at a crop gave, by the hand's side in the picture: 0 right, 1 left."""
+
+
+class Looker:
+    """Runs a network on crops of pictures.
+
+    Args:
+        model: crops (B, 3, S, S) in [0, 1] to a `HandPoseOutput`.
+        image_size: S.
+        batch_size: crops per forward pass.
+        name: of the model, for errors.
+    """
+
+    def __init__(self, model: nn.Module, image_size: int, batch_size: int = 16, name: str = "") -> None:
+        self.model, self.image_size, self.batch_size, self.name = model, image_size, batch_size, name
+
+    def look(self, pictures: Sequence[np.ndarray], affines: Sequence[Affine]) -> list[Look]:
+        """One look at each picture (H, W, 3) uint8 through the map from its pixels to those of the crop.
+
+        Raises:
+            ValueError: if the network's output is not finite.
+        """
+        looks: list[Look] = []
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        for start in range(0, len(pictures), self.batch_size):
+            part = affines[start : start + self.batch_size]
+            crops = [
+                warp_image(picture, affine, self.image_size)
+                for picture, affine in zip(pictures[start : start + self.batch_size], part, strict=True)
+            ]
+            x = torch.from_numpy(np.stack(crops)).to(device).permute(0, 3, 1, 2).float() / 255.0
+            with torch.inference_mode():
+                output = self.model(x)
+            joints, joint_scores, scores = (
+                values.float().cpu().numpy().astype(np.float64)
+                for values in (
+                    output.joints_25d,
+                    output.joint_logits.sigmoid(),
+                    output.present_logits.sigmoid(),
+                )
+            )
+            if not all(np.isfinite(values).all() for values in (joints, joint_scores, scores)):
+                raise ValueError(f"model {self.name}: the output is not finite; are the weights damaged?")
+            for i, affine in enumerate(part):
+                looks.append(
+                    {
+                        1 - slot if affine.mirrored else slot: Found(
+                            joints_to_picture(joints[i, slot], affine),
+                            joint_scores[i, slot],
+                            float(scores[i, slot]),
+                        )
+                        for slot in range(2)
+                    }
+                )
+        return looks
+
+    def look_at_boxes(self, pictures: Sequence[np.ndarray], squares: Sequence[np.ndarray]) -> list[Look]:
+        """One look at a square region x0, y0, x1, y1 of each picture."""
+        return self.look(pictures, [crop_affine(square, self.image_size) for square in squares])
+
+    def look_closer(
+        self, pictures: Sequence[np.ndarray], looks: Sequence[Look], threshold: float
+    ) -> list[Look]:
+        """Look again, straight, around each hand above the threshold; at both together where they overlap."""
+        asked: list[tuple[int, tuple[int, ...]]] = []
+        squares = []
+        for index, (picture, look) in enumerate(zip(pictures, looks, strict=True)):
+            boxes = {
+                side: box_of_points(found.joints_25d[:, :2])
+                for side, found in look.items()
+                if found.score >= threshold and inside(found, picture)
+            }
+            for sides in _groups(boxes):
+                together = np.stack([boxes[side] for side in sides])
+                union = np.concatenate([together[:, :2].min(axis=0), together[:, 2:].max(axis=0)])
+                asked.append((index, sides))
+                squares.append(square_box(union, CLOSE_FACTOR))
+        best = [dict(look) for look in looks]
+        closer = self.look_at_boxes([pictures[index] for index, _ in asked], squares)
+        for (index, sides), look in zip(asked, closer, strict=True):
+            for side in sides:
+                if look[side].score >= COMPARABLE * best[index][side].score:
+                    best[index][side] = look[side]
+        return best
+
+    def look_upright(self, pictures: Sequence[np.ndarray], looks: Sequence[Look]) -> list[Look]:
+        """Look upright at every hand given, `UPRIGHT_LOOKS` times.
+
+        A hand that is alone may change its side: it is looked at as a right and as a left hand, and the side
+        that both looks together find likelier is kept.
+        """
+        best = [dict(look) for look in looks]
+        for number in range(UPRIGHT_LOOKS):
+            asked: list[tuple[int, int]] = []
+            for index, look in enumerate(best):
+                sides = (0, 1) if number == 0 and len(look) == 1 else tuple(look)
+                asked += [(index, side) for side in sides]
+            aims = []
+            for index, side in asked:
+                found = best[index].get(side) or best[index][1 - side]
+                aims.append(upright_affine(found.joints_25d[:, :2], side == 1, self.image_size))
+            answers = self.look([pictures[index] for index, _ in asked], aims)
+            views: list[dict[int, Look]] = [{} for _ in best]
+            for (index, side), answer in zip(asked, answers, strict=True):
+                views[index][side] = answer
+            for index, view in enumerate(views):
+                if len(view) > len(best[index]):
+                    (before,) = best[index].values()
+                    after = better_side(view[0], view[1])
+                    if next(iter(after.values())).score >= COMPARABLE * before.score:
+                        best[index] = after
+                    continue
+                for side, answer in view.items():
+                    if answer[side].score >= COMPARABLE * best[index][side].score:
+                        best[index][side] = answer[side]
+        return best
+
+
+def _logit(score: float) -> float:
+    score = min(max(score, 1e-6), 1 - 1e-6)
+    return float(np.log(score / (1 - score)))
+
+
+def better_side(as_right: Look, as_left: Look) -> Look:
+    """The likelier side by two upright looks at one hand, with the joints of the look meant for that side."""
+    margin = sum(_logit(look[0].score) - _logit(look[1].score) for look in (as_right, as_left))
+    side = 0 if margin >= 0 else 1
+    found = (as_right, as_left)[side][side]
+    score = (as_right[side].score + as_left[side].score) / 2
+    return {side: Found(found.joints_25d, found.joint_scores, score)}
+
+
+def inside(found: Found, picture: np.ndarray) -> bool:
+    """Whether a hand has an extent and some of it is in the picture."""
+    size = (picture.shape[1], picture.shape[0])
+    x0, y0, x1, y1 = hand_box(found.joints_25d[:, :2], size)
+    return bool(x1 > x0 and y1 > y0)
+
+
+def _groups(boxes: dict[int, np.ndarray]) -> list[tuple[int, ...]]:
+    """Which hands share a crop."""
+    sides = tuple(boxes)
+    if len(sides) == 2 and box_iou(boxes[sides[0]], boxes[sides[1]]) > UNION_IOU:
+        return [sides]
+    return [(side,) for side in sides]
+
+
+def without_double(look: Look) -> Look:
+    """Drops the less likely of two hands that are one: joint by joint nearly in the same place.
+
+    A network that isn't sure of the side gives the joints of a single hand to both.
+    """
+    if len(look) < 2:
+        return look
+    right, left = (look[side].joints_25d[:, :2] for side in sorted(look))
+    apart = float(np.linalg.norm(right - left, axis=1).mean())
+    if apart > SAME_HAND * max(float(np.ptp(joints, axis=0).max()) for joints in (right, left)):
+        return look
+    best = max(look, key=lambda side: look[side].score)
+    return {best: look[best]}
