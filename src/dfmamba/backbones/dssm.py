@@ -27,7 +27,7 @@ class DSSMConfig:
         deformable: sample at deformable positions; False gives the plain selective scan.
         num_anchors: K, a square number.
         offset_groups: groups of channels with offsets (and dynamic weights) of their own.
-        offset_reach: largest offset as a share of the map's longer side, approached by a tanh; None leaves
+        offset_reach: largest offset as a share of the map's height and width, approached by a tanh; None leaves
             offsets unbounded. Positions outside the map read zero and get no gradient, so unbounded offsets
             that have once left a small map never come back.
         weights: "dynamic" weights depend on the input and are shared by a group; "static" ones are learned
@@ -107,7 +107,7 @@ class DeformableSampler(nn.Module):
         cut = self.groups * self.num_anchors * 2
         offsets = out[:, :cut].reshape(b, self.groups, self.num_anchors, 2, h, w)
         if self.reach is not None:
-            most = self.reach * max(h, w)
+            most = self.reach * offsets.new_tensor([h, w]).view(2, 1, 1)
             offsets = most * torch.tanh(offsets / most)
         if self.dynamic:
             return offsets, out[:, cut:].reshape(b, self.groups, self.num_anchors, h, w)
