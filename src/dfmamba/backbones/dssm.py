@@ -27,7 +27,7 @@ class DSSMConfig:
         deformable: sample at deformable positions; False gives the plain selective scan.
         num_anchors: K, a square number.
         offset_groups: groups of channels with offsets (and dynamic weights) of their own.
-        offset_reach: largest offset as a share of the map's height and width, approached by a tanh; None leaves
+        offset_reach: largest offset as a share of the map's height and width, by a tanh; None leaves
             offsets unbounded. Positions outside the map read zero and get no gradient, so unbounded offsets
             that have once left a small map never come back.
         weights: "dynamic" weights depend on the input and are shared by a group; "static" ones are learned
