@@ -12,7 +12,7 @@ from PIL import Image
 
 from dfmamba.hands.camera import Camera
 from dfmamba.predict import Prediction, Predictor
-from dfmamba.predict.looks import Found, _groups, better_side, without_double
+from dfmamba.predict.looks import Found, _groups, averaged, better_side, without_double
 
 WRIST, TIP = (60.0, 90.0), (120.0, 50.0)
 CAMERA = Camera(200, 200, 90, 50)
@@ -55,7 +55,7 @@ def test_the_second_look_is_sharper(stick) -> None:
     error = [np.abs(ends(prediction) - [(403, 451), (644, 305)]).max() for prediction in (first, second)]
     assert error[1] < 1.5
     assert error[1] < 0.6 * error[0]
-    assert [len(x) for x in stick.inputs] == [1, 1, 1, 2, 1]
+    assert [len(x) for x in stick.inputs] == [1, 1, 1, 4]
 
 
 def test_a_second_look_that_sees_less_is_dropped(stick_class) -> None:
@@ -72,7 +72,7 @@ def test_a_second_look_that_sees_less_is_dropped(stick_class) -> None:
 @pytest.mark.parametrize("refine", [False, True])
 def test_a_box_needs_no_closer_look(stick, refine: bool) -> None:
     prediction = Predictor(stick, "cpu").predict(picture(), box=(40, 30, 140, 110), refine=refine)
-    assert [len(x) for x in stick.inputs] == ([1, 2, 1] if refine else [1])
+    assert [len(x) for x in stick.inputs] == ([1, 4] if refine else [1])
     assert np.abs(ends(prediction) - [WRIST, TIP]).max() < 1.0
 
 
@@ -91,6 +91,14 @@ def test_looks_at_turned_hands(stick, angle: int, flipped: bool) -> None:
     assert np.abs(hand.joints_2d_px[[0, 20]] - [wrist, tip]).max() < 1.5
     depth = hand.joints_3d_mm[20, 2] / np.linalg.norm(hand.joints_3d_mm[20, :2])
     assert depth == pytest.approx(0.5, abs=0.02)
+
+
+def test_looks_are_averaged() -> None:
+    looks = [{1: Found(np.full((21, 3), 2.0 * k), np.full(21, 0.5 * k), 0.5 * k)} for k in (0, 1)]
+    (found,) = averaged(looks).values()
+    assert (found.joints_25d == 1).all()
+    assert (found.joint_scores == 0.25).all()
+    assert found.score == 0.25
 
 
 def test_two_upright_looks_decide_the_side() -> None:

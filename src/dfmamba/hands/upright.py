@@ -59,14 +59,16 @@ def upright_maps(
     return torch.cat((linear, offset[..., None]), dim=-1)
 
 
-def upright_affine(joints_2d: np.ndarray, left: bool, size: int) -> Affine:
+def upright_affine(joints_2d: np.ndarray, left: bool, size: int, factor: float = UPRIGHT_FACTOR) -> Affine:
     """The upright crop of one hand, as the map from the picture to the crop; see `upright_maps`.
 
     Args:
         joints_2d: (21, 2) pixels of the picture.
         left: mirror the hand.
         size: side of the crop in pixels.
+        factor: side of the crop over the longer side of the turned joints' box.
     """
     joints = torch.from_numpy(np.asarray(joints_2d, dtype=np.float64))[None]
-    maps = upright_maps(joints, torch.ones(1, len(joints[0]), dtype=torch.bool), torch.tensor([left]), size)
+    every = torch.ones(1, len(joints[0]), dtype=torch.bool)
+    maps = upright_maps(joints, every, torch.tensor([left]), size, factor)
     return Affine(maps[0].numpy()).inverse()

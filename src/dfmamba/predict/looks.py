@@ -1,8 +1,7 @@
 """Looks of a network at pictures: each is a crop, and the next one is aimed by what the last one showed.
 
 The first look sees the picture, or the box that was given. Hands found there are looked at closely, then
-upright (`dfmamba.hands.upright`): once as a right hand and once as a left one, which also decides the side,
-and once more with the better aim.
+upright (`dfmamba.hands.upright`), as a right hand and as a left one, which also decides the side.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import nn
 
 from dfmamba.hands.affine import Affine, box_of_points, crop_affine, square_box
 from dfmamba.hands.crop import warp_image
-from dfmamba.hands.upright import CLOSE_FACTOR, upright_affine
+from dfmamba.hands.upright import CLOSE_FACTOR, UPRIGHT_FACTOR, upright_affine
 from dfmamba.predict.lift import box_iou, hand_box, joints_to_picture
 
 UNION_IOU = 0.3
@@ -29,8 +28,8 @@ SAME_HAND = 0.2
 COMPARABLE = 0.8
 """A look replaces an earlier one where its score reaches this share of the earlier one's."""
 
-UPRIGHT_LOOKS = 2
-"""Upright looks at each hand; the first decides the side."""
+UPRIGHT_FACTORS = (UPRIGHT_FACTOR, 1.2 * UPRIGHT_FACTOR)
+"""Sizes of the upright crops of a hand (see `upright_maps`), whose answers are averaged."""
 
 
 @dataclass(frozen=True)
@@ -135,36 +134,52 @@ class Looker:
         return best
 
     def look_upright(self, pictures: Sequence[np.ndarray], looks: Sequence[Look]) -> list[Look]:
-        """Look upright at every hand given, `UPRIGHT_LOOKS` times.
+        """Look upright at every hand given.
 
         A hand that is alone may change its side: it is looked at as a right and as a left hand, and the side
         that both looks together find likelier is kept.
         """
-        best = [dict(look) for look in looks]
-        for number in range(UPRIGHT_LOOKS):
-            asked: list[tuple[int, int]] = []
-            for index, look in enumerate(best):
-                sides = (0, 1) if number == 0 and len(look) == 1 else tuple(look)
-                asked += [(index, side) for side in sides]
-            aims = []
-            for index, side in asked:
-                found = best[index].get(side) or best[index][1 - side]
-                aims.append(upright_affine(found.joints_25d[:, :2], side == 1, self.image_size))
-            answers = self.look([pictures[index] for index, _ in asked], aims)
-            views: list[dict[int, Look]] = [{} for _ in best]
-            for (index, side), answer in zip(asked, answers, strict=True):
-                views[index][side] = answer
-            for index, view in enumerate(views):
-                if len(view) > len(best[index]):
-                    (before,) = best[index].values()
-                    after = better_side(view[0], view[1])
-                    if next(iter(after.values())).score >= COMPARABLE * before.score:
-                        best[index] = after
-                    continue
-                for side, answer in view.items():
-                    if answer[side].score >= COMPARABLE * best[index][side].score:
-                        best[index][side] = answer[side]
+        asked: list[tuple[int, int]] = []
+        for index, look in enumerate(looks):
+            asked += [(index, side) for side in ((0, 1) if len(look) == 1 else look)]
+        aims = []
+        for index, side in asked:
+            found = looks[index].get(side) or looks[index][1 - side]
+            pixels = found.joints_25d[:, :2]
+            aims += [upright_affine(pixels, side == 1, self.image_size, f) for f in UPRIGHT_FACTORS]
+        each = len(UPRIGHT_FACTORS)
+        answers = self.look([pictures[index] for index, _ in asked for _ in range(each)], aims)
+        views: list[dict[int, Look]] = [{} for _ in looks]
+        for i, (index, side) in enumerate(asked):
+            views[index][side] = averaged(answers[i * each : (i + 1) * each])
+        best = []
+        for look, view in zip(looks, views, strict=True):
+            if len(view) > len(look):
+                (before,) = look.values()
+                after = better_side(view[0], view[1])
+                (found,) = after.values()
+                best.append(after if found.score >= COMPARABLE * before.score else dict(look))
+            else:
+                again = {side: view[side][side] for side in look}
+                best.append(
+                    {
+                        side: again[side] if again[side].score >= COMPARABLE * found.score else found
+                        for side, found in look.items()
+                    }
+                )
         return best
+
+
+def averaged(looks: Sequence[Look]) -> Look:
+    """The mean of several looks at the same hands, side by side."""
+    return {
+        side: Found(
+            np.mean([look[side].joints_25d for look in looks], axis=0),
+            np.mean([look[side].joint_scores for look in looks], axis=0),
+            float(np.mean([look[side].score for look in looks])),
+        )
+        for side in looks[0]
+    }
 
 
 def _logit(score: float) -> float:
@@ -173,7 +188,7 @@ def _logit(score: float) -> float:
 
 
 def better_side(as_right: Look, as_left: Look) -> Look:
-    """The likelier side by two upright looks at one hand, with the joints of the look meant for that side."""
+    """The likelier side by upright looks at one hand, with the joints of the look meant for that side."""
     margin = sum(_logit(look[0].score) - _logit(look[1].score) for look in (as_right, as_left))
     side = 0 if margin >= 0 else 1
     found = (as_right, as_left)[side][side]
