@@ -86,7 +86,7 @@ MODELS: dict[str, ModelConfig] = {
     "nano": ModelConfig(
         name="nano",
         backbone="dfmamba_nano",
-        head=HeadConfig(image_size=128, num_layers=0, dim=96, anchor_stride=8),
+        head=HeadConfig(image_size=96, num_layers=0, dim=96, anchor_stride=8),
     ),
     "tiny_a2j": ModelConfig(
         name="tiny_a2j",
@@ -226,7 +226,7 @@ def load(name: str | Path = "nano", device: str = "cpu") -> HandPoseModel:
     Example:
         >>> model = load("nano")
         >>> model.config.image_size
-        128
+        96
     """
     folder = PACKAGED / str(name)
     source = folder if (folder / CONFIG_FILE).is_file() else name
