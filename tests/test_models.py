@@ -41,6 +41,19 @@ def test_round_trip(tmp_path: Path, half: bool) -> None:
     assert (tmp_path / "m" / "README.md").read_text() == "# card\n"
 
 
+def test_half_precision_keeps_large_statistics(tmp_path: Path) -> None:
+    a = model()
+    for module in a.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_var is not None
+            module.running_var.fill_(1e6)
+    a.save(tmp_path, half=True)
+    state = load(tmp_path).state_dict()
+    variances = [t for name, t in state.items() if name.endswith("running_var")]
+    assert len(variances) > 3
+    assert all((t == 1e6).all() for t in variances)
+
+
 def test_a_model_takes_the_whole_budget_of_the_paper() -> None:
     """The paper reports about 42 M parameters with the A2J decoder."""
     assert count_parameters(HandPoseModel(MODELS["tiny_a2j"])) <= 42e6
@@ -50,6 +63,15 @@ def test_a_model_takes_the_whole_budget_of_the_paper() -> None:
 def test_config_survives_json() -> None:
     for config in MODELS.values():
         assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    a = model()
+    with torch.no_grad():
+        next(a.parameters()).flatten()[0] = float("inf")
+    a.save(tmp_path)
+    with pytest.raises(ValueError, match="not finite"):
+        load(tmp_path)
 
 
 def test_cut_weights_are_named(tmp_path: Path) -> None:

@@ -137,15 +137,17 @@ class HandPoseModel(nn.Module):
 
         Args:
             folder: made if needed.
-            half: store the weights in half precision.
+            half: store the parameters in half precision. Running statistics keep theirs: variances may be too
+                large for it.
             card: text of the model card; None leaves an existing one alone.
         """
         from safetensors.torch import save
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        parameters = {name for name, _ in self.named_parameters()}
         state = {
-            name: (t.half() if half and t.is_floating_point() else t).contiguous().cpu()
+            name: (t.half() if half and name in parameters else t).contiguous().cpu()
             for name, t in self.state_dict().items()
         }
         write_atomic(folder / WEIGHTS_FILE, save(state, {"format": "pt"}))
@@ -208,6 +210,9 @@ def _read(cls: type[HandPoseModel], folder: Path) -> HandPoseModel:
             f"{path}: weights of another model: {len(wrong)} tensors missing or of another shape, "
             f"{len(extra)} unknown (first: {(wrong + extra)[0]}); config.json describes {model.config.name!r}"
         )
+    broken = [n for n, t in state.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+    if broken:
+        raise ValueError(f"{path}: weights can't be used, {broken[0]} holds values that are not finite")
     model.load_state_dict({name: t.to(own[name].dtype) for name, t in state.items()})
     return model
 

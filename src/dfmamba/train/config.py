@@ -94,7 +94,7 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(
         default_factory=lambda: LossConfig(
-            joint=3.0, anchor=0.3, anchor_z=0.0, tau_z=2.0, confidence=2.0, presence=10.0, vote=10.0
+            joint=3.0, anchor=0.3, anchor_z=0.0, z=0.5, tau_z=2.0, confidence=2.0, presence=10.0, vote=20.0
         )
     )
 
