@@ -55,7 +55,7 @@ def test_the_second_look_is_sharper(stick) -> None:
     error = [np.abs(ends(prediction) - [(403, 451), (644, 305)]).max() for prediction in (first, second)]
     assert error[1] < 1.5
     assert error[1] < 0.6 * error[0]
-    assert [len(x) for x in stick.inputs] == [1, 1, 1, 4]
+    assert [len(x) for x in stick.inputs] == [1, 1, 1, 6]
 
 
 def test_a_second_look_that_sees_less_is_dropped(stick_class) -> None:
@@ -72,7 +72,7 @@ def test_a_second_look_that_sees_less_is_dropped(stick_class) -> None:
 @pytest.mark.parametrize("refine", [False, True])
 def test_a_box_needs_no_closer_look(stick, refine: bool) -> None:
     prediction = Predictor(stick, "cpu").predict(picture(), box=(40, 30, 140, 110), refine=refine)
-    assert [len(x) for x in stick.inputs] == ([1, 4] if refine else [1])
+    assert [len(x) for x in stick.inputs] == ([1, 6] if refine else [1])
     assert np.abs(ends(prediction) - [WRIST, TIP]).max() < 1.0
 
 

