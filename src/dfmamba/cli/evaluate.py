@@ -80,9 +80,9 @@ def run(options: Namespace) -> int:
         if options.box == "joints"
         else "whole picture"
     )
-    print(
-        f"\nsamples: {counts}; crop: {crop}{', then upright looks' * options.refine}; model: {options.model}"
-    )
+    if options.refine:
+        crop += ", then upright looks"
+    print(f"\nsamples: {counts}; crop: {crop}; model: {options.model}")
     for name in names:
         print(f"  {name}: {FIGURES[name]}")
     if options.json is not None:

@@ -146,6 +146,27 @@ def square_box(box_xyxy: Sequence[float] | np.ndarray, factor: float = 1.0) -> n
     return np.concatenate([centre - half, centre + half])
 
 
+def picture_square(size: tuple[int, int]) -> np.ndarray:
+    """The smallest square about the middle of a picture of (width, height) that holds all of it."""
+    width, height = size
+    return square_box(np.array([-0.5, -0.5, width - 0.5, height - 0.5]))
+
+
+def extents(points: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Corners of the tight boxes of many sets of points.
+
+    Args:
+        points: (..., n, 2) pixels.
+        valid: (..., n) bool, the points to count.
+
+    Returns:
+        Lowest and highest coordinates, each (..., 2); plus and minus infinity where no point counts.
+    """
+    mask = valid[..., None]
+    low = torch.where(mask, points, torch.inf).amin(-2)
+    return low, torch.where(mask, points, -torch.inf).amax(-2)
+
+
 def crop_affine(
     box_xyxy: Sequence[float] | np.ndarray, size: int, rotation_rad: float = 0.0, flip: bool = False
 ) -> Affine:

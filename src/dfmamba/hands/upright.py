@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dfmamba.hands.affine import Affine
+from dfmamba.hands.affine import Affine, extents
 from dfmamba.hands.skeleton import KNUCKLES, WRIST
 
 CLOSE_FACTOR = 1.4
@@ -49,8 +49,7 @@ def upright_maps(
     turn = torch.stack((cos, -sin, sin, cos), dim=-1).unflatten(-1, (2, 2))
 
     turned = joints_2d @ turn  # the inverse turn, on rows
-    high = torch.where(valid[..., None], turned, -torch.inf).amax(1)
-    low = torch.where(valid[..., None], turned, torch.inf).amin(1)
+    low, high = extents(turned, valid)
     centre = (turn @ ((high + low) / 2)[..., None]).squeeze(-1)
     side = (high - low).amax(-1).clamp_min(1.0) * factor
     mirror = torch.stack((torch.where(left, -1.0, 1.0), torch.ones_like(side)), dim=-1)

@@ -131,8 +131,7 @@ class Looker:
         closer = self.look_at_boxes([pictures[index] for index, _ in asked], squares)
         for (index, sides), look in zip(asked, closer, strict=True):
             for side in sides:
-                if look[side].score >= COMPARABLE * best[index][side].score:
-                    best[index][side] = look[side]
+                best[index][side] = newer(best[index][side], look[side])
         return best
 
     def look_upright(self, pictures: Sequence[np.ndarray], looks: Sequence[Look]) -> list[Look]:
@@ -160,16 +159,15 @@ class Looker:
                 (before,) = look.values()
                 after = better_side(view[0], view[1])
                 (found,) = after.values()
-                best.append(after if found.score >= COMPARABLE * before.score else dict(look))
+                best.append(dict(look) if newer(before, found) is before else after)
             else:
-                again = {side: view[side][side] for side in look}
-                best.append(
-                    {
-                        side: again[side] if again[side].score >= COMPARABLE * found.score else found
-                        for side, found in look.items()
-                    }
-                )
+                best.append({side: newer(found, view[side][side]) for side, found in look.items()})
         return best
+
+
+def newer(before: Found, after: Found) -> Found:
+    """The later of two looks at a hand, unless it is much less sure of it."""
+    return after if after.score >= COMPARABLE * before.score else before
 
 
 def averaged(looks: Sequence[Look]) -> Look:

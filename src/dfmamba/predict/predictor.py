@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dfmamba.hands.affine import square_box
+from dfmamba.hands.affine import picture_square, square_box
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import NUM_JOINTS
 from dfmamba.hands.upright import CLOSE_FACTOR
@@ -121,7 +121,7 @@ class Predictor:
         for picture in pictures:
             height, width = picture.shape[:2]
             if box is None:
-                regions.append(square_box(np.array([-0.5, -0.5, width - 0.5, height - 0.5]), 1.0))
+                regions.append(picture_square((width, height)))
             else:
                 checked = check_box(np.asarray(box), (width, height))
                 regions.append(square_box(mirror_box(checked, width) if mirrored else checked, BOX_FACTOR))

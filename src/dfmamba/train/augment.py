@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dfmamba.hands.affine import extents
 from dfmamba.hands.upright import CLOSE_FACTOR, upright_maps
 
 
@@ -90,9 +91,7 @@ def aimed_crops(
     hand = torch.where(both, (drawn[2] < 0.5).long(), valid.sum(-1).argmax(1))
 
     all_seen = torch.where(seen.any(1, keepdim=True), seen, True)
-    points = joints_2d.flatten(1, 2)
-    high = torch.where(all_seen[..., None], points, -torch.inf).amax(1)
-    low = torch.where(all_seen[..., None], points, torch.inf).amin(1)
+    low, high = extents(joints_2d.flatten(1, 2), all_seen)
     zoom = torch.where(close, (high - low).amax(-1).clamp_min(1.0) * CLOSE_FACTOR / size, 1.0)
     middle = (size - 1) / 2
     centre = torch.where(close[:, None], (high + low) / 2, torch.full_like(high, middle))

@@ -10,7 +10,7 @@ import numpy as np
 
 from dfmamba.data.depth import encode_depth
 from dfmamba.data.sample import HandSample
-from dfmamba.hands.affine import square_box
+from dfmamba.hands.affine import picture_square, square_box
 from dfmamba.hands.camera import from_25d, scale_to_reference
 from dfmamba.hands.skeleton import REFERENCE_BONES_MM
 from dfmamba.hands.upright import CLOSE_FACTOR
@@ -34,8 +34,7 @@ def first_square(sample: HandSample, box: Box = "joints") -> np.ndarray:
     if box == "joints":
         return square_box(sample.box_xyxy, CLOSE_FACTOR)
     assert sample.size is not None
-    width, height = sample.size
-    return square_box(np.array([-0.5, -0.5, width - 0.5, height - 0.5]), 1.0)
+    return picture_square(sample.size)
 
 
 def look_at_samples(

@@ -22,6 +22,7 @@ from dfmamba.data.synthetic.appearance import SKIN_RAMP_SRGB
 from dfmamba.data.synthetic.background import sample_background
 from dfmamba.data.synthetic.cache import ShardedHands, render_shards
 from dfmamba.data.synthetic.generator import KINDS, SyntheticConfig
+from dfmamba.hands.affine import extents
 from dfmamba.train.augment import (
     AugmentConfig,
     aimed_crops,
@@ -245,9 +246,6 @@ def lend_to_absent(joints_25d: Tensor, valid: Tensor, present: Tensor) -> tuple[
 
 def box_sides(joints_25d: Tensor, valid: Tensor) -> Tensor:
     """Longer side of the box of each hand's valid joints, (n, 2), 0 without any."""
-    mask = valid[..., None]
-    uv = joints_25d[..., :2]
-    high = torch.where(mask, uv, -torch.inf).amax(2)
-    low = torch.where(mask, uv, torch.inf).amin(2)
+    low, high = extents(joints_25d[..., :2], valid)
     side = (high - low).amax(-1)
     return torch.where(valid.any(-1), side, torch.zeros_like(side))
