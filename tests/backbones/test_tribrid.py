@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dfmamba.backbones import BACKBONES, create_backbone, list_backbones
-from dfmamba.backbones.blocks import DropPath, LayerNorm2d
 from dfmamba.backbones.dssm import DSSM, DeformableSampler, DSSMConfig
+from dfmamba.layers import DropPath, LayerNorm2d
 from dfmamba.models import count_macs, count_parameters
 
 

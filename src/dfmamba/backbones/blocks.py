@@ -6,46 +6,11 @@ All blocks map (B, C, H, W) to the same shape. Sources: DF-Mamba (arXiv 2512.027
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from dfmamba.backbones.dssm import DSSM, DSSMConfig
-
-NormFactory = Callable[[int], nn.Module]
-
-
-class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of an NCHW map."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-NORMS: dict[str, NormFactory] = {
-    "batch": nn.BatchNorm2d,
-    "layer": LayerNorm2d,
-}
-
-
-class DropPath(nn.Module):
-    """Drops the whole residual branch of a sample with probability `p` while training (stochastic depth)."""
-
-    def __init__(self, p: float = 0.0) -> None:
-        super().__init__()
-        if not 0.0 <= p < 1.0:
-            raise ValueError(f"drop path probability must lie in [0, 1), got {p}")
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.p == 0.0 or not self.training:
-            return x
-        keep = torch.empty(x.shape[0], 1, 1, 1, dtype=x.dtype, device=x.device).bernoulli_(1.0 - self.p)
-        return x * keep / (1.0 - self.p)
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
+from dfmamba.layers import DropPath, NormFactory, Pointwise
 
 
 class ConvNorm(nn.Sequential):
@@ -105,10 +70,10 @@ class GatedConvBlock(nn.Module):
         hidden = max(dim, int(expand * dim))
         self.split = (hidden, hidden - dim, dim)
         self.norm = norm(dim)
-        self.in_proj = nn.Conv2d(dim, 2 * hidden, 1)
+        self.in_proj = Pointwise(dim, 2 * hidden)
         self.conv = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
         self.act = nn.GELU()
-        self.out_proj = nn.Conv2d(hidden, dim, 1)
+        self.out_proj = Pointwise(hidden, dim)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -140,11 +105,11 @@ class MambaMixer(nn.Module):
     ) -> None:
         super().__init__()
         inner = int(expand * dim)
-        self.in_proj = nn.Conv2d(dim, 2 * inner, 1, bias=False)
+        self.in_proj = Pointwise(dim, 2 * inner, bias=False)
         self.conv = nn.Conv2d(inner, inner, kernel, padding=kernel // 2, groups=inner)
         self.act = nn.SiLU()
         self.dssm = DSSM(inner, scan, norm(inner) if scan.deformable and scan.norm else None)
-        self.out_proj = nn.Conv2d(inner, dim, 1, bias=False)
+        self.out_proj = Pointwise(inner, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x, z = self.in_proj(x).chunk(2, dim=1)
@@ -157,7 +122,7 @@ class FFN(nn.Sequential):
 
     def __init__(self, dim: int, ratio: float) -> None:
         hidden = int(ratio * dim)
-        super().__init__(nn.Conv2d(dim, hidden, 1), nn.GELU(), nn.Conv2d(hidden, dim, 1))
+        super().__init__(Pointwise(dim, hidden), nn.GELU(), Pointwise(hidden, dim))
 
 
 class MixerBlock(nn.Module):

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dfmamba.layers import Pointwise
 from dfmamba.ops import anchor_grid, deformable_sample, selective_scan
 
 
@@ -79,7 +80,7 @@ class DeformableSampler(nn.Module):
         self.anchors = nn.Parameter(anchor_grid(k))
         out = groups * k * (3 if self.dynamic else 2)
         self.branch = nn.Sequential(
-            nn.Conv2d(dim, dim, 3, padding=1, groups=dim), nn.GELU(), nn.Conv2d(dim, out, 1)
+            nn.Conv2d(dim, dim, 3, padding=1, groups=dim), nn.GELU(), Pointwise(dim, out)
         )
         centre = torch.zeros(k)
         centre[k // 2] = 1.0

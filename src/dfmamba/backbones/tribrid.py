@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dfmamba.backbones.blocks import NORMS, ConvBlock, ConvNorm, GatedConvBlock, MambaMixer, MixerBlock
+from dfmamba.backbones.blocks import ConvBlock, ConvNorm, GatedConvBlock, MambaMixer, MixerBlock
 from dfmamba.backbones.dssm import DSSMConfig
+from dfmamba.layers import NORMS
 
 STRIDES = (4, 8, 16, 32)
 BLOCKS = ("conv", "gated", "dssm", "mamba", "none")

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dfmamba.layers import Pointwise
+
 from .anchors import aggregate, anchor_grid, anchor_weights, by_hand
 from .config import HeadConfig
 from .output import HandPoseOutput
@@ -29,7 +31,7 @@ class SeparableBlock(nn.Module):
         self.layers = nn.Sequential(
             nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False),
             nn.BatchNorm2d(dim),
-            nn.Conv2d(dim, dim, 1, bias=False),
+            Pointwise(dim, dim, bias=False),
             nn.BatchNorm2d(dim),
         )
 
@@ -76,12 +78,12 @@ class DenseDecoder(nn.Module):
             self.pooling.append(max(config.anchor_stride // stride, 1))
         dim = config.dim
         self.laterals = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(width, dim, 1, bias=False), nn.BatchNorm2d(dim)) for width in channels
+            nn.Sequential(Pointwise(width, dim, bias=False), nn.BatchNorm2d(dim)) for width in channels
         )
         self.context = nn.Linear(channels[-1], dim)
         self.merges = nn.ModuleList(SeparableBlock(dim) for _ in channels[1:])
         self.mixers = nn.Sequential(*(SeparableBlock(dim, residual=True) for _ in range(2)))
-        self.votes = nn.Conv2d(dim, 5 * self.joints, 1)
+        self.votes = Pointwise(dim, 5 * self.joints)
         self.presence = nn.Linear(channels[-1] + dim, config.num_hands)
 
         unit = OFFSET_CELLS * config.anchor_stride

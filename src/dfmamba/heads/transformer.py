@@ -14,6 +14,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from dfmamba.layers import Pointwise
+
 from .anchors import aggregate, anchor_grid, anchor_weights, by_hand
 from .config import HeadConfig
 from .deformable_attention import DeformableAttention
@@ -122,7 +124,7 @@ class TransformerDecoder(nn.Module):
         self.stride = strides[0]
         dim = config.dim
         self.projections = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(width, dim, 1), nn.GroupNorm(32, dim)) for width in channels
+            nn.Sequential(Pointwise(width, dim), nn.GroupNorm(32, dim)) for width in channels
         )
         self.extra: nn.Module | None = None
         if config.extra_level:
