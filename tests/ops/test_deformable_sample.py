@@ -68,10 +68,10 @@ def oracle(x: Tensor, offsets: Tensor | None, weights: Tensor, anchors: Tensor) 
 @pytest.fixture(params=["dense", "sparse"])
 def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Forces each way through the fast path (weights per channel only know the sparse one)."""
-    cpu = importlib.import_module("dfmamba.ops.deformable_sample.cpu")
+    cpu = importlib.import_module("dfmamba.ops.deformable_sample.plain")
     limit = 1 << 30 if request.param == "dense" else 0
-    monkeypatch.setattr(cpu, "_DENSE_PIXELS_TRAINING", limit)
-    monkeypatch.setattr(cpu, "_DENSE_PIXELS_INFERENCE", limit)
+    monkeypatch.setattr(cpu, "_DENSE_PIXELS_BACKWARD", limit)
+    monkeypatch.setattr(cpu, "_DENSE_PIXELS_FORWARD", limit)
     return request.param
 
 

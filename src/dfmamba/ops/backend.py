@@ -1,4 +1,4 @@
-"""The one switch that chooses between the fast operators and the plain references."""
+"""The one switch that chooses between the implementations of the operators."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
 
 VARIABLE = "DFMAMBA_BACKEND"
-CHOICES = ("auto", "reference")
+CHOICES = ("auto", "native", "torch", "triton", "export", "reference")
+"""``auto`` takes the fastest that can run here; ``native`` is the C kernel, ``torch`` its twin in plain
+PyTorch, ``triton`` the GPU kernels, ``export`` a form that exporters understand, ``reference`` the plain
+definition. A backend asked for by name runs or raises: nothing is replaced silently."""
 
 _override: ContextVar[str | None] = ContextVar("dfmamba_backend", default=None)
 
@@ -38,7 +46,7 @@ def use_backend(name: str) -> Iterator[None]:
     A gradient is computed by the backend that ran the forward pass.
 
     Args:
-        name: ``"auto"`` (the fast path) or ``"reference"`` (the plain loop, slow).
+        name: one of `CHOICES`.
 
     Raises:
         ValueError: if the name is unknown.
@@ -48,3 +56,46 @@ def use_backend(name: str) -> Iterator[None]:
         yield
     finally:
         _override.reset(token)
+
+
+def chosen(operands: tuple[Any, ...], native_takes_them: bool) -> str:
+    """Which of ``native``, ``triton`` and ``torch`` is to run on these operands.
+
+    Args:
+        operands: of one call; entries that are no tensors don't matter.
+        native_takes_them: whether the C kernel knows this form of the operands.
+
+    Raises:
+        RuntimeError: the backend in force was asked for by name and can't run here, or not on these operands.
+    """
+    from dfmamba.ops import native
+
+    name = current_backend()
+    on_gpu = any(getattr(t, "is_cuda", False) for t in operands)
+    if name == "native":
+        if not native.available():
+            raise RuntimeError("the backend 'native' was asked for, but its C kernels are not built here")
+        if not native_takes_them:
+            raise RuntimeError(
+                "the backend 'native' was asked for, but takes only float32, bfloat16 and float16 on the "
+                "CPU, and B and C that depend on the step"
+            )
+    if name == "triton" and not triton_runs(on_gpu):
+        raise RuntimeError("the backend 'triton' was asked for, but needs Triton and tensors on a GPU")
+    if name != "auto":
+        return name if name in ("native", "triton") else "torch"
+    if on_gpu:
+        return "triton" if triton_runs(on_gpu) and not _any_double(operands) else "torch"
+    return "native" if native_takes_them and native.available() else "torch"
+
+
+def _any_double(operands: tuple[Any, ...]) -> bool:
+    return any(getattr(t, "dtype", None) == torch.float64 for t in operands)
+
+
+@cache
+def triton_runs(on_gpu: bool) -> bool:
+    """Whether Triton is installed and has a GPU to run on, or its interpreter is on (TRITON_INTERPRET=1)."""
+    if find_spec("triton") is None:
+        return False
+    return on_gpu or os.environ.get("TRITON_INTERPRET") == "1"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dfmamba.ops.backend import current_backend
 from dfmamba.ops.deformable_sample.anchors import anchor_grid, centre_index
-from dfmamba.ops.deformable_sample.cpu import deformable_sample_cpu
+from dfmamba.ops.deformable_sample.operator import sample
 from dfmamba.ops.deformable_sample.reference import deformable_sample_reference
 
 __all__ = ["anchor_grid", "centre_index", "deformable_sample", "deformable_sample_reference"]
@@ -64,16 +64,18 @@ def deformable_sample(x: Tensor, offsets: Tensor | None, weights: Tensor, anchor
         anchors: displacements (dy, dx) in pixels, (K, 2); see `anchor_grid`.
 
     Returns:
-        (batch, C, H, W) in x's dtype; channels-last in memory unless there are several groups.
+        (batch, C, H, W) in x's dtype, channels-last in memory.
 
     Raises:
         ValueError: if shapes do not fit each other, or groups do not divide the channels.
     """
     _check(x, offsets, weights, anchors)
-    if current_backend() == "reference":
+    backend = current_backend()
+    if backend == "reference":
         with torch.autocast(x.device.type, enabled=False):
             return deformable_sample_reference(x, offsets, weights, anchors)
-    double = any(t is not None and t.dtype == torch.float64 for t in (x, offsets, weights, anchors))
-    wide = torch.float64 if double else torch.float32
-    moved = None if offsets is None else offsets.to(wide)
-    return deformable_sample_cpu(x.to(wide), moved, weights.to(wide), anchors.to(wide)).to(x.dtype)
+    if backend == "export":
+        from dfmamba.ops.deformable_sample.export import deformable_sample_export
+
+        return deformable_sample_export(x, offsets, weights, anchors)
+    return sample(x, offsets, weights, anchors)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dfmamba.ops.backend import current_backend
-from dfmamba.ops.selective_scan.cpu import selective_scan_cpu
+from dfmamba.ops.selective_scan.operator import scan
 from dfmamba.ops.selective_scan.reference import selective_scan_reference
 
 __all__ = ["selective_scan", "selective_scan_reference"]
@@ -108,24 +108,16 @@ def selective_scan(
         ValueError: if an operand is complex or of the wrong shape.
     """
     _check(u, delta, A, B, C, D, z, delta_bias)
-    if current_backend() == "reference":
+    backend = current_backend()
+    if backend == "reference":
         with torch.autocast(u.device.type, enabled=False):
             return selective_scan_reference(
                 u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state
             )
-    operands = (u, delta, A, B, C, D, z, delta_bias)
-    double = any(t is not None and t.dtype == torch.float64 for t in operands)
-    wide = torch.float64 if double else torch.float32
-    y, last = selective_scan_cpu(
-        u.to(wide),
-        delta.to(wide),
-        A.to(wide),
-        B.to(wide),
-        C.to(wide),
-        None if D is None else D.to(wide),
-        None if z is None else z.to(wide),
-        None if delta_bias is None else delta_bias.to(wide),
-        delta_softplus,
-    )
-    y = y.to(u.dtype)
+    if backend == "export":
+        from dfmamba.ops.selective_scan.export import selective_scan_export
+
+        y, last = selective_scan_export(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    else:
+        y, last = scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     return (y, last) if return_last_state else y

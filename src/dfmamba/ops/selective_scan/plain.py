@@ -1,4 +1,4 @@
-"""Fast selective scan in plain PyTorch, with a hand-written backward pass.
+"""Selective scan in plain PyTorch, with a hand-written backward pass: the twin of the C kernels.
 
 The sequence is worked through in blocks of time steps small enough for the processor's cache. Inside a block
 all tensors are laid out as (time, batch, group, state, channel), so that a step of the recurrence is one
@@ -9,12 +9,9 @@ of states is kept.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dfmamba.ops.selective_scan.recurrence import recur
 
@@ -152,27 +149,17 @@ def _forward(p: _Problem, u: Tensor, keep: bool) -> tuple[Tensor, Tensor, Tensor
     return y.finished(), p.per_channel(before), state_store if keep else None
 
 
-class _SelectiveScan(torch.autograd.Function):
-    """y and the last state, with gradients of all eight operands."""
-
-    @staticmethod
-    def forward(ctx: Any, *operands: Any) -> tuple[Tensor, Tensor]:
-        ctx.problem = _Problem(*operands)
-        ctx.save_for_backward(*operands[:8])
-        y, last, ctx.history = _forward(ctx.problem, operands[0], keep=True)
-        return y, last
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.autocast(grad_y.device.type, enabled=False):
-            return _backward(ctx.problem, ctx.history, ctx.saved_tensors, grad_y, grad_last)
-
-
 def _backward(
-    p: _Problem, history: Tensor, operands: tuple[Tensor, ...], grad_y: Tensor, grad_last: Tensor
+    p: _Problem,
+    history: Tensor,
+    operands: tuple[Tensor | None, ...],
+    grad_y: Tensor,
+    grad_last: Tensor,
 ) -> tuple[Tensor | None, ...]:
     u, _, _, B, C, D, z, delta_bias = operands
+    assert u is not None
+    assert B is not None
+    assert C is not None
     incoming = p.sequence(grad_y)
     grad_u, grad_dt, grad_z = _Result(p, u), _Result(p, u), _Result(p, u)
     grad_a = torch.zeros_like(p.decay)
@@ -243,11 +230,10 @@ def _backward(
         None if D is None else grad_skip.reshape(-1),
         None if z is None else grad_z.finished(),
         None if delta_bias is None else grad_delta.sum((0, 2)),
-        None,
     )
 
 
-def selective_scan_cpu(
+def forward(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -259,10 +245,26 @@ def selective_scan_cpu(
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor]:
     """y (batch, D, L) and last state (batch, D, N) for checked operands of one dtype, float32 or float64."""
-    operands = (u, delta, A, B, C, D, z, delta_bias)
-    with torch.autocast(u.device.type, enabled=False):
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
-            y, last = _SelectiveScan.apply(*operands, delta_softplus)
-        else:
-            y, last, _ = _forward(_Problem(*operands, delta_softplus), u, keep=False)
+    problem = _Problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    y, last, _ = _forward(problem, u, keep=False)
     return y, last
+
+
+def backward(
+    grad_y: Tensor,
+    grad_last: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the eight tensors, None for those that were None; the states are computed again."""
+    problem = _Problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    _, _, history = _forward(problem, u, keep=True)
+    assert history is not None
+    return _backward(problem, history, (u, delta, A, B, C, D, z, delta_bias), grad_y, grad_last)

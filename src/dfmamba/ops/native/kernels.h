@@ -1,0 +1,64 @@
+/* What the Python side passes: plain pointers and strides in elements. All numbers are 32-bit floats. */
+#ifndef DFMAMBA_KERNELS_H
+#define DFMAMBA_KERNELS_H
+#include <stdint.h>
+
+/* Rows of channels: (batch, step, channel) with channels next to each other. `at` NULL: absent. */
+typedef struct {
+  float *at;
+  int64_t batch, step;
+} Rows;
+
+/* B and C: (batch, group, state, step) in any order; a stride of 0 broadcasts. */
+typedef struct {
+  const float *at;
+  int64_t batch, group, state, step;
+} Matrix;
+
+typedef struct {
+  int64_t batch, length, channels, states, groups, softplus, threads;
+  Rows u, delta, z;
+  Matrix B, C;
+  const float *A, *D, *bias; /* (channels, states), (channels), (channels) */
+} Scan;
+
+/* y (batch, length, channels) and last (batch, channels, states), both dense. */
+typedef struct {
+  float *y, *last;
+} ScanResult;
+
+/* Dense gradients. Of B and C one copy per part of a group's channels, of A, D and bias one per batch; the caller
+ * sums over copies. */
+typedef struct {
+  Rows grad_y;
+  const float *grad_last; /* (batch, channels, states) or NULL */
+  float *u, *delta, *z;   /* (batch, length, channels) */
+  float *A, *D, *bias;    /* (batch, channels, states), (batch, channels), (batch, channels) */
+  float *B, *C;           /* (parts, batch, groups, length, states) */
+  int64_t parts;
+} ScanGradient;
+
+/* Positions or weights per pixel: (batch, group, anchor, axis, pixel). */
+typedef struct {
+  const float *at;
+  int64_t batch, group, anchor, axis, pixel;
+} Field;
+
+typedef struct {
+  int64_t batch, height, width, channels, groups, anchors, threads;
+  const float *x; /* (batch, height * width, channels), dense */
+  Field offsets;  /* at NULL: none */
+  Field weights;  /* at NULL: `fixed` holds */
+  const float *fixed; /* (anchors, channels) */
+  const float *grid;  /* (anchors, 2) as (dy, dx) */
+} Sample;
+
+typedef struct {
+  const float *grad; /* (batch, height * width, channels), dense */
+  float *x;          /* as grad, zeroed by the caller */
+  float *position;   /* (batch, groups, anchors, 2, pixels) or NULL */
+  float *weights;    /* (batch, groups, anchors, pixels) or NULL */
+  float *fixed;      /* (batch, anchors, channels), zeroed by the caller, or NULL */
+} SampleGradient;
+
+#endif

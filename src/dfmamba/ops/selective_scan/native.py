@@ -1,0 +1,198 @@
+"""Selective scan on the C kernels: arranges the operands, makes room for the results, sums partial gradients.
+
+The structures mirror ``ops/native/kernels.h``.
+"""
+
+from __future__ import annotations
+
+from ctypes import Structure, c_int64, c_void_p
+
+import torch
+from torch import Tensor
+
+from dfmamba.ops import native
+
+LANES = 16
+
+
+class _Rows(Structure):
+    _fields_ = (("at", c_void_p), ("batch", c_int64), ("step", c_int64))
+
+
+class _Matrix(Structure):
+    _fields_ = (("at", c_void_p), *((n, c_int64) for n in ("batch", "group", "state", "step")))
+
+
+class _Scan(Structure):
+    _fields_ = (
+        *((n, c_int64) for n in ("batch", "length", "channels", "states", "groups", "softplus", "threads")),
+        ("u", _Rows),
+        ("delta", _Rows),
+        ("z", _Rows),
+        ("B", _Matrix),
+        ("C", _Matrix),
+        ("A", c_void_p),
+        ("D", c_void_p),
+        ("bias", c_void_p),
+    )
+
+
+class _Result(Structure):
+    _fields_ = (("y", c_void_p), ("last", c_void_p))
+
+
+class _Gradient(Structure):
+    _fields_ = (
+        ("grad_y", _Rows),
+        ("grad_last", c_void_p),
+        *((n, c_void_p) for n in ("u", "delta", "z", "A", "D", "bias", "B", "C")),
+        ("parts", c_int64),
+    )
+
+
+def supports(*operands: Tensor | None) -> bool:
+    """Whether the kernel takes these operands of `selective_scan`: B and C must differ between steps."""
+    _, _, _, B, C, *_ = operands
+    assert B is not None
+    assert C is not None
+    return native.supports(*operands) and B.dim() > 2 and C.dim() > 2
+
+
+def _by_step(x: Tensor) -> Tensor:
+    """(batch, D, L) as (batch, L, D) with neighbouring channels; copies only where they are strided."""
+    x = x.float()
+    batch, channels, length = x.shape
+    if x.stride(1) == 1:
+        return x.transpose(1, 2)
+    # A two-dimensional transpose is the one that PyTorch does block by block.
+    rows = x.reshape(batch * channels, length).t().contiguous()
+    return rows.view(length, batch, channels).transpose(0, 1)
+
+
+def _rows(x: Tensor | None) -> _Rows:
+    return _Rows(None, 0, 0) if x is None else _Rows(x.data_ptr(), x.stride(0), x.stride(1))
+
+
+def _by_group(x: Tensor, groups: int) -> Tensor:
+    x = x.float()
+    x = x.unsqueeze(1) if x.dim() == 3 else x
+    return x.expand(-1, groups, -1, -1)
+
+
+def _matrix(x: Tensor) -> _Matrix:
+    return _Matrix(x.data_ptr(), *x.stride())
+
+
+class _Problem:
+    """The operands as the kernel wants them, kept alive beside the structure that points to them."""
+
+    def __init__(
+        self,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        z: Tensor | None,
+        delta_bias: Tensor | None,
+        delta_softplus: bool,
+    ) -> None:
+        self.batch, self.channels, self.length = u.shape
+        self.states = A.shape[1]
+        self.groups = max(m.shape[1] if m.dim() == 4 else 1 for m in (B, C))
+        self.blocks = -(-self.channels // self.groups // LANES)
+        self.u, self.delta = _by_step(u), _by_step(delta)
+        self.z = None if z is None else _by_step(z)
+        self.matrices = _by_group(B, self.groups), _by_group(C, self.groups)
+        constants = A, D, delta_bias
+        self.constants = [None if t is None else t.float().contiguous() for t in constants]
+        self.structure = _Scan(
+            self.batch,
+            self.length,
+            self.channels,
+            self.states,
+            self.groups,
+            int(delta_softplus),
+            torch.get_num_threads(),
+            _rows(self.u),
+            _rows(self.delta),
+            _rows(self.z),
+            _matrix(self.matrices[0]),
+            _matrix(self.matrices[1]),
+            *(native.pointer(t) for t in self.constants),
+        )
+
+
+def forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor]:
+    """y (batch, D, L), channels next to each other in memory, and last state (batch, D, N), both float32."""
+    p = _Problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    y = torch.empty(p.batch, p.length, p.channels)
+    last = torch.empty(p.batch, p.channels, p.states)
+    result = _Result(y.data_ptr(), last.data_ptr())
+    native.compute("dfmamba_scan_forward", p.structure, result, c_int64(p.blocks))
+    return y.transpose(1, 2), last
+
+
+def backward(
+    grad_y: Tensor,
+    grad_last: Tensor | None,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the eight tensors, float32; None for those that were None."""
+    p = _Problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    items = p.batch * p.groups
+    parts = min(p.blocks, max(1, -(-4 * torch.get_num_threads() // items)))
+    incoming = _by_step(grad_y)
+    beyond = None if grad_last is None else grad_last.float().contiguous()
+    sequence = (p.batch, p.length, p.channels)
+    grad_u, grad_delta = torch.empty(sequence), torch.empty(sequence)
+    grad_z = None if z is None else torch.empty(sequence)
+    grad_A = torch.empty(p.batch, p.channels, p.states)
+    grad_D, grad_bias = torch.empty(p.batch, p.channels), torch.empty(p.batch, p.channels)
+    matrices = torch.empty(2, parts, p.batch, p.groups, p.length, p.states)
+    gradient = _Gradient(
+        _rows(incoming),
+        native.pointer(beyond),
+        *(native.pointer(t) for t in (grad_u, grad_delta, grad_z, grad_A, grad_D, grad_bias, *matrices)),
+        parts,
+    )
+    native.compute("dfmamba_scan_backward", p.structure, gradient)
+    grad_B, grad_C = (
+        _shaped(m.sum(0).transpose(2, 3), like) for m, like in zip(matrices, (B, C), strict=True)
+    )
+    return (
+        grad_u.transpose(1, 2),
+        grad_delta.transpose(1, 2),
+        grad_A.sum(0),
+        grad_B,
+        grad_C,
+        None if D is None else grad_D.sum(0),
+        None if grad_z is None else grad_z.transpose(1, 2),
+        None if delta_bias is None else grad_bias.sum(0),
+    )
+
+
+def _shaped(gradient: Tensor, like: Tensor) -> Tensor:
+    """(batch, G, N, L) in the shape of B or C: groups that shared it are summed."""
+    if like.dim() == 3:
+        return gradient.sum(1)
+    return gradient if like.shape[1] == gradient.shape[1] else gradient.sum(1, keepdim=True)

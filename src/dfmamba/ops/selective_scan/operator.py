@@ -1,0 +1,127 @@
+"""The selective scan as a PyTorch operator: opaque to `torch.compile` and `torch.export`, with its gradient.
+
+``torch.ops.dfmamba.selective_scan`` and ``..._backward`` take checked operands; which implementation runs is
+decided when they run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfmamba.ops.backend import chosen
+from dfmamba.ops.selective_scan import native, plain
+
+_OPERANDS = (
+    "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
+    "bool delta_softplus"
+)
+
+
+def _rows_first(like: Tensor) -> bool:
+    """Whether the channels of a (batch, D, L) tensor are next to each other in memory."""
+    return like.stride(1) == 1 and like.shape[2] > 1
+
+
+def _arranged(x: Tensor, like: Tensor) -> Tensor:
+    """A result (batch, D, L) in the dtype and memory order of an operand."""
+    x = x.to(like.dtype)
+    if _rows_first(like):
+        return x.transpose(1, 2).contiguous().transpose(1, 2)
+    return x.contiguous()
+
+
+def _empty(like: Tensor) -> Tensor:
+    """What `_arranged` returns, without values."""
+    batch, channels, length = like.shape
+    if _rows_first(like):
+        return like.new_empty(batch, length, channels).transpose(1, 2)
+    return like.new_empty(batch, channels, length)
+
+
+def _wide(operands: tuple[Any, ...]) -> torch.dtype:
+    double = any(isinstance(t, Tensor) and t.dtype == torch.float64 for t in operands)
+    return torch.float64 if double else torch.float32
+
+
+def _run(operands: tuple[Any, ...], *gradients: Tensor) -> tuple[Any, ...]:
+    """Forward without gradients, else backward, with operands as the implementation wants them."""
+    tensors = operands[:8]
+    name = chosen(tensors, native.supports(*tensors))
+    if name == "native":
+        forward, backward = native.forward, native.backward
+    elif name == "triton":
+        from dfmamba.ops.selective_scan import triton_kernels
+
+        forward, backward = triton_kernels.selective_scan_forward, triton_kernels.selective_scan_backward
+    else:
+        forward, backward = plain.forward, plain.backward
+        wide = _wide(operands)
+        operands = tuple(t.to(wide) if isinstance(t, Tensor) else t for t in operands)
+        gradients = tuple(g.to(wide) for g in gradients)
+    with torch.autocast(operands[0].device.type, enabled=False):
+        return backward(*gradients, *operands) if gradients else forward(*operands)
+
+
+@torch.library.custom_op(
+    "dfmamba::selective_scan", mutates_args=(), schema=f"({_OPERANDS}) -> (Tensor, Tensor)"
+)
+def scan(*operands: Any) -> tuple[Tensor, Tensor]:
+    """y (batch, D, L) as u, last state (batch, D, N) in float32 or float64."""
+    y, last = _run(operands)
+    return _arranged(y, operands[0]), last.contiguous()
+
+
+@scan.register_fake
+def _(*operands: Any) -> tuple[Tensor, Tensor]:
+    u, A = operands[0], operands[2]
+    return _empty(u), u.new_empty(u.shape[0], *A.shape, dtype=_wide(operands))
+
+
+_EIGHT = ", ".join(["Tensor"] * 8)
+
+
+@torch.library.custom_op(
+    "dfmamba::selective_scan_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad_y, Tensor grad_last, {_OPERANDS}) -> ({_EIGHT})",
+)
+def scan_backward(grad_y: Tensor, grad_last: Tensor, *operands: Any) -> tuple[Tensor, ...]:
+    """Gradients in the dtypes of their operands; one without elements where there was no operand."""
+    found = _run(operands, grad_y, grad_last)
+    return tuple(
+        grad_y.new_empty(0)
+        if operand is None
+        else _arranged(gradient, operand)
+        if index in (0, 1, 6)
+        else gradient.to(operand.dtype).contiguous()
+        for index, (gradient, operand) in enumerate(zip(found, operands[:8], strict=True))
+    )
+
+
+@scan_backward.register_fake
+def _(grad_y: Tensor, grad_last: Tensor, *operands: Any) -> tuple[Tensor, ...]:
+    return tuple(
+        grad_y.new_empty(0)
+        if operand is None
+        else _empty(operand)
+        if index in (0, 1, 6)
+        else operand.new_empty(operand.shape)
+        for index, operand in enumerate(operands[:8])
+    )
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:8])
+    ctx.delta_softplus = inputs[8]
+
+
+def _differentiate(ctx: Any, grad_y: Tensor, grad_last: Tensor) -> tuple[Any, ...]:
+    operands = ctx.saved_tensors
+    found = scan_backward(grad_y, grad_last, *operands, ctx.delta_softplus)
+    return (*(None if t is None else g for t, g in zip(operands, found, strict=True)), None)
+
+
+scan.register_autograd(_differentiate, setup_context=_keep)
