@@ -109,23 +109,28 @@ EXPORT int dfmamba_level(int highest) {
     return failed;                                                                      \
   } while (0)
 
-/* Below this many updates of a state (or products of sampling) a second thread costs more than it saves. */
+/* Below this many vector updates of a state (or products of sampling) a second thread costs more than it saves. */
 #define WORTH_SHARING 20000
 
-EXPORT int dfmamba_scan_forward(const Scan *s, ScanResult *r, int64_t parts) {
-  int64_t work = s->batch * s->length * s->channels * (s->states + 4) / LANES;
-  int64_t threads = work < WORTH_SHARING / 4 ? 1 : s->threads;
-  SHARE(s->batch * s->groups * parts, 2 * s->states * LANES, threads,
-        RUN(scan_forward, s, r, parts, scratch, index));
+/* Steps of a chunk: its states should fit into the first cache. */
+static int64_t chunk_of(const Scan *s) {
+  int64_t chunk = 512 / s->states;
+  chunk = chunk > 128 ? 128 : chunk < 16 ? 16 : chunk;
+  return chunk < s->length ? chunk : s->length;
+}
+
+EXPORT int dfmamba_scan_forward(const Scan *s, const ScanResult *r, int64_t parts) {
+  int64_t work = s->batch * s->length * s->channels * (s->states + 4) / LANES, chunk = chunk_of(s);
+  int64_t threads = work < WORTH_SHARING / 4 ? 1 : s->threads, size = s->states * LANES;
+  SHARE(s->batch * s->groups * parts, 2 * size + 4 * chunk * LANES, threads,
+        RUN(scan_forward, s, r, parts, chunk, scratch, index));
 }
 
 EXPORT int dfmamba_scan_backward(const Scan *s, const ScanGradient *g) {
-  int64_t work = s->batch * s->length * s->channels * (s->states + 4) / LANES;
+  int64_t work = s->batch * s->length * s->channels * (s->states + 4) / LANES, chunk = chunk_of(s);
   int64_t threads = work < WORTH_SHARING / 8 ? 1 : s->threads, size = s->states * LANES;
-  int64_t chunk = 512 / s->states > 16 ? 512 / s->states : 16;
-  if (chunk > s->length) chunk = s->length;
   int64_t chunks = (s->length + chunk - 1) / chunk;
-  SHARE(s->batch * s->groups * g->parts, size * (4 + chunks + 2 * chunk), threads,
+  SHARE(s->batch * s->groups * g->parts, size * (4 + chunks + 2 * chunk) + 7 * chunk * LANES, threads,
         RUN(scan_backward, s, g, chunk, scratch, index));
 }
 

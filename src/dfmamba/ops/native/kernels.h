@@ -3,10 +3,10 @@
 #define DFMAMBA_KERNELS_H
 #include <stdint.h>
 
-/* Rows of channels: (batch, step, channel) with channels next to each other. `at` NULL: absent. */
+/* (batch, channel, step) in any order; channels next to each other (1) are read in place. `at` NULL: absent. */
 typedef struct {
   float *at;
-  int64_t batch, step;
+  int64_t batch, channel, step;
 } Rows;
 
 /* B and C: (batch, group, state, step) in any order; a stride of 0 broadcasts. */
@@ -22,17 +22,17 @@ typedef struct {
   const float *A, *D, *bias; /* (channels, states), (channels), (channels) */
 } Scan;
 
-/* y (batch, length, channels) and last (batch, channels, states), both dense. */
+/* last: (batch, channels, states), dense. */
 typedef struct {
-  float *y, *last;
+  Rows y;
+  float *last;
 } ScanResult;
 
-/* Dense gradients. Of B and C one copy per part of a group's channels, of A, D and bias one per batch; the caller
- * sums over copies. */
+/* Of B and C there is one copy per part of a group's channels, of A, D and bias one per batch; the caller sums
+ * over copies. All but the sequences are dense. */
 typedef struct {
-  Rows grad_y;
+  Rows grad_y, u, delta, z;
   const float *grad_last; /* (batch, channels, states) or NULL */
-  float *u, *delta, *z;   /* (batch, length, channels) */
   float *A, *D, *bias;    /* (batch, channels, states), (batch, channels), (batch, channels) */
   float *B, *C;           /* (parts, batch, groups, length, states) */
   int64_t parts;

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from dfmamba.ops import native
+from dfmamba.ops.selective_scan.memory import empty_like_sequence
 
 LANES = 16
 
 
 class _Rows(Structure):
-    _fields_ = (("at", c_void_p), ("batch", c_int64), ("step", c_int64))
+    _fields_ = (("at", c_void_p), ("batch", c_int64), ("channel", c_int64), ("step", c_int64))
 
 
 class _Matrix(Structure):
@@ -38,14 +39,13 @@ class _Scan(Structure):
 
 
 class _Result(Structure):
-    _fields_ = (("y", c_void_p), ("last", c_void_p))
+    _fields_ = (("y", _Rows), ("last", c_void_p))
 
 
 class _Gradient(Structure):
     _fields_ = (
-        ("grad_y", _Rows),
-        ("grad_last", c_void_p),
-        *((n, c_void_p) for n in ("u", "delta", "z", "A", "D", "bias", "B", "C")),
+        *((n, _Rows) for n in ("grad_y", "u", "delta", "z")),
+        *((n, c_void_p) for n in ("grad_last", "A", "D", "bias", "B", "C")),
         ("parts", c_int64),
     )
 
@@ -58,24 +58,19 @@ def supports(*operands: Tensor | None) -> bool:
     return native.supports(*operands) and B.dim() > 2 and C.dim() > 2
 
 
-def _by_step(x: Tensor) -> Tensor:
-    """(batch, D, L) as (batch, L, D) with neighbouring channels; copies only where they are strided."""
-    x = x.float()
-    batch, channels, length = x.shape
-    if x.stride(1) == 1:
-        return x.transpose(1, 2)
-    # A two-dimensional transpose is the one that PyTorch does block by block.
-    rows = x.reshape(batch * channels, length).t().contiguous()
-    return rows.view(length, batch, channels).transpose(0, 1)
-
-
 def _rows(x: Tensor | None) -> _Rows:
-    return _Rows(None, 0, 0) if x is None else _Rows(x.data_ptr(), x.stride(0), x.stride(1))
+    return _Rows(None, 0, 0, 0) if x is None else _Rows(x.data_ptr(), *x.stride())
 
 
 def _by_group(x: Tensor, groups: int) -> Tensor:
+    """B or C as (batch, groups, N, L) with the states of a step next to each other.
+
+    Steps that lie a power of two apart, as in a contiguous (batch, N, L), would all fall on one cache line.
+    """
     x = x.float()
     x = x.unsqueeze(1) if x.dim() == 3 else x
+    if x.stride(2) != 1:
+        x = x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
     return x.expand(-1, groups, -1, -1)
 
 
@@ -102,8 +97,7 @@ class _Problem:
         self.states = A.shape[1]
         self.groups = max(m.shape[1] if m.dim() == 4 else 1 for m in (B, C))
         self.blocks = -(-self.channels // self.groups // LANES)
-        self.u, self.delta = _by_step(u), _by_step(delta)
-        self.z = None if z is None else _by_step(z)
+        self.u, self.delta, self.z = u.float(), delta.float(), None if z is None else z.float()
         self.matrices = _by_group(B, self.groups), _by_group(C, self.groups)
         constants = A, D, delta_bias
         self.constants = [None if t is None else t.float().contiguous() for t in constants]
@@ -135,13 +129,13 @@ def forward(
     delta_bias: Tensor | None,
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor]:
-    """y (batch, D, L), channels next to each other in memory, and last state (batch, D, N), both float32."""
+    """y (batch, D, L), in memory as u, and last state (batch, D, N), both float32."""
     p = _Problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    y = torch.empty(p.batch, p.length, p.channels)
+    y = empty_like_sequence(u, torch.float32)
     last = torch.empty(p.batch, p.channels, p.states)
-    result = _Result(y.data_ptr(), last.data_ptr())
+    result = _Result(_rows(y), last.data_ptr())
     native.compute("dfmamba_scan_forward", p.structure, result, c_int64(p.blocks))
-    return y.transpose(1, 2), last
+    return y, last
 
 
 def backward(
@@ -161,18 +155,16 @@ def backward(
     p = _Problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     items = p.batch * p.groups
     parts = min(p.blocks, max(1, -(-4 * torch.get_num_threads() // items)))
-    incoming = _by_step(grad_y)
+    incoming = grad_y.float()
     beyond = None if grad_last is None else grad_last.float().contiguous()
-    sequence = (p.batch, p.length, p.channels)
-    grad_u, grad_delta = torch.empty(sequence), torch.empty(sequence)
-    grad_z = None if z is None else torch.empty(sequence)
+    grad_u, grad_delta = (empty_like_sequence(t, torch.float32) for t in (u, delta))
+    grad_z = None if z is None else empty_like_sequence(z, torch.float32)
     grad_A = torch.empty(p.batch, p.channels, p.states)
     grad_D, grad_bias = torch.empty(p.batch, p.channels), torch.empty(p.batch, p.channels)
     matrices = torch.empty(2, parts, p.batch, p.groups, p.length, p.states)
     gradient = _Gradient(
-        _rows(incoming),
-        native.pointer(beyond),
-        *(native.pointer(t) for t in (grad_u, grad_delta, grad_z, grad_A, grad_D, grad_bias, *matrices)),
+        *(_rows(t) for t in (incoming, grad_u, grad_delta, grad_z)),
+        *(native.pointer(t) for t in (beyond, grad_A, grad_D, grad_bias, *matrices)),
         parts,
     )
     native.compute("dfmamba_scan_backward", p.structure, gradient)
@@ -180,13 +172,13 @@ def backward(
         _shaped(m.sum(0).transpose(2, 3), like) for m, like in zip(matrices, (B, C), strict=True)
     )
     return (
-        grad_u.transpose(1, 2),
-        grad_delta.transpose(1, 2),
+        grad_u,
+        grad_delta,
         grad_A.sum(0),
         grad_B,
         grad_C,
         None if D is None else grad_D.sum(0),
-        None if grad_z is None else grad_z.transpose(1, 2),
+        grad_z,
         None if delta_bias is None else grad_bias.sum(0),
     )
 

@@ -13,32 +13,12 @@ from torch import Tensor
 
 from dfmamba.ops.backend import chosen
 from dfmamba.ops.selective_scan import native, plain
+from dfmamba.ops.selective_scan.memory import arranged, empty_like_sequence
 
 _OPERANDS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
     "bool delta_softplus"
 )
-
-
-def _rows_first(like: Tensor) -> bool:
-    """Whether the channels of a (batch, D, L) tensor are next to each other in memory."""
-    return like.stride(1) == 1 and like.shape[2] > 1
-
-
-def _arranged(x: Tensor, like: Tensor) -> Tensor:
-    """A result (batch, D, L) in the dtype and memory order of an operand."""
-    x = x.to(like.dtype)
-    if _rows_first(like):
-        return x.transpose(1, 2).contiguous().transpose(1, 2)
-    return x.contiguous()
-
-
-def _empty(like: Tensor) -> Tensor:
-    """What `_arranged` returns, without values."""
-    batch, channels, length = like.shape
-    if _rows_first(like):
-        return like.new_empty(batch, length, channels).transpose(1, 2)
-    return like.new_empty(batch, channels, length)
 
 
 def _wide(operands: tuple[Any, ...]) -> torch.dtype:
@@ -71,13 +51,13 @@ def _run(operands: tuple[Any, ...], *gradients: Tensor) -> tuple[Any, ...]:
 def scan(*operands: Any) -> tuple[Tensor, Tensor]:
     """y (batch, D, L) as u, last state (batch, D, N) in float32 or float64."""
     y, last = _run(operands)
-    return _arranged(y, operands[0]), last.contiguous()
+    return arranged(y, operands[0]), last.contiguous()
 
 
 @scan.register_fake
 def _(*operands: Any) -> tuple[Tensor, Tensor]:
     u, A = operands[0], operands[2]
-    return _empty(u), u.new_empty(u.shape[0], *A.shape, dtype=_wide(operands))
+    return empty_like_sequence(u), u.new_empty(u.shape[0], *A.shape, dtype=_wide(operands))
 
 
 _EIGHT = ", ".join(["Tensor"] * 8)
@@ -94,7 +74,7 @@ def scan_backward(grad_y: Tensor, grad_last: Tensor, *operands: Any) -> tuple[Te
     return tuple(
         grad_y.new_empty(0)
         if operand is None
-        else _arranged(gradient, operand)
+        else arranged(gradient, operand)
         if index in (0, 1, 6)
         else gradient.to(operand.dtype).contiguous()
         for index, (gradient, operand) in enumerate(zip(found, operands[:8], strict=True))
@@ -106,7 +86,7 @@ def _(grad_y: Tensor, grad_last: Tensor, *operands: Any) -> tuple[Tensor, ...]:
     return tuple(
         grad_y.new_empty(0)
         if operand is None
-        else _empty(operand)
+        else empty_like_sequence(operand)
         if index in (0, 1, 6)
         else operand.new_empty(operand.shape)
         for index, operand in enumerate(operands[:8])
