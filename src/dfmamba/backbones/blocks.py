@@ -54,7 +54,8 @@ class GatedConvBlock(nn.Module):
 
     Args:
         dim: channels.
-        expand: width of the gated middle relative to `dim`.
+        expand: width of the gated middle relative to `dim`; rounded to a multiple of 16, which vector units
+            and matrix products need.
         kernel: side of the depthwise kernel, which sees `dim` of the middle channels (MambaOut's ratio 1).
     """
 
@@ -67,7 +68,7 @@ class GatedConvBlock(nn.Module):
         norm: NormFactory = nn.BatchNorm2d,
     ) -> None:
         super().__init__()
-        hidden = max(dim, int(expand * dim))
+        hidden = max(dim, 16 * round(expand * dim / 16))
         self.split = (hidden, hidden - dim, dim)
         self.norm = norm(dim)
         self.in_proj = Pointwise(dim, 2 * hidden)

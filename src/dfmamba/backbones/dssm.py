@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfmamba.layers import Pointwise
@@ -132,6 +133,7 @@ class DSSM(nn.Module):
 
     A_log: Tensor
     D: Tensor
+    A: Tensor | None
 
     def __init__(self, dim: int, config: DSSMConfig, norm: nn.Module | None = None) -> None:
         super().__init__()
@@ -144,6 +146,7 @@ class DSSM(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(dim))
         self.A_log = nn.Parameter(torch.empty(dim, config.d_state))
         self.D = nn.Parameter(torch.empty(dim))
+        self.register_buffer("A", None, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -171,13 +174,15 @@ class DSSM(nn.Module):
         tokens = u.flatten(2)
         if self.config.reverse:
             source, tokens = source.flip(-1), tokens.flip(-1)
-        dt, B, C = self.x_proj(source).split((self.rank, self.config.d_state, self.config.d_state), dim=1)
+        # As rows of channels, which is how the maps lie in memory and what the scan reads without copies.
+        projected = F.linear(source.transpose(1, 2), self.x_proj.weight.flatten(1))
+        dt, B, C = projected.split((self.rank, self.config.d_state, self.config.d_state), dim=2)
         y = selective_scan(
             tokens,
-            self.dt_proj(dt),
-            -torch.exp(self.A_log.float()),
-            B,
-            C,
+            F.linear(dt, self.dt_proj.weight.flatten(1)).transpose(1, 2),
+            self.decay_rates(),
+            B.transpose(1, 2),
+            C.transpose(1, 2),
             D=self.D,
             delta_bias=self.dt_bias,
             delta_softplus=True,
@@ -186,3 +191,11 @@ class DSSM(nn.Module):
         if self.config.reverse:
             y = y.flip(-1)
         return y.reshape(b, c, h, w)
+
+    def decay_rates(self) -> Tensor:
+        """A of the scan, (C, N), negative."""
+        return -torch.exp(self.A_log.float()) if self.A is None else self.A
+
+    def freeze_constants(self) -> None:
+        """Computes A once, for inference."""
+        self.A = self.decay_rates().detach()

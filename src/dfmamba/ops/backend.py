@@ -58,12 +58,15 @@ def use_backend(name: str) -> Iterator[None]:
         _override.reset(token)
 
 
-def chosen(operands: tuple[Any, ...], native_takes_them: bool) -> str:
+_TAKEN = "float32, bfloat16 and float16, with B and C that depend on the step,"
+
+
+def chosen(operands: tuple[Any, ...], kernels_take_them: bool = True) -> str:
     """Which of ``native``, ``triton`` and ``torch`` is to run on these operands.
 
     Args:
         operands: of one call; entries that are no tensors don't matter.
-        native_takes_them: whether the C kernel knows this form of the operands.
+        kernels_take_them: whether the kernels know this form of the operands, their devices and dtypes aside.
 
     Raises:
         RuntimeError: the backend in force was asked for by name and can't run here, or not on these operands.
@@ -72,21 +75,24 @@ def chosen(operands: tuple[Any, ...], native_takes_them: bool) -> str:
 
     name = current_backend()
     on_gpu = any(getattr(t, "is_cuda", False) for t in operands)
+    single = kernels_take_them and not _any_double(operands)
     if name == "native":
         if not native.available():
             raise RuntimeError("the backend 'native' was asked for, but its C kernels are not built here")
-        if not native_takes_them:
-            raise RuntimeError(
-                "the backend 'native' was asked for, but takes only float32, bfloat16 and float16 on the "
-                "CPU, and B and C that depend on the step"
-            )
-    if name == "triton" and not triton_runs(on_gpu):
-        raise RuntimeError("the backend 'triton' was asked for, but needs Triton and tensors on a GPU")
-    if name != "auto":
-        return name if name in ("native", "triton") else "torch"
+        if on_gpu or not single:
+            raise RuntimeError(f"the backend 'native' was asked for, but takes only {_TAKEN} on the CPU")
+        return "native"
+    if name == "triton":
+        if not triton_runs(on_gpu):
+            raise RuntimeError("the backend 'triton' was asked for, but needs Triton and tensors on a GPU")
+        if not single:
+            raise RuntimeError(f"the backend 'triton' was asked for, but takes only {_TAKEN}")
+        return "triton"
+    if name != "auto" or not single:
+        return "torch"
     if on_gpu:
-        return "triton" if triton_runs(on_gpu) and not _any_double(operands) else "torch"
-    return "native" if native_takes_them and native.available() else "torch"
+        return "triton" if triton_runs(on_gpu) else "torch"
+    return "native" if native.available() else "torch"
 
 
 def _any_double(operands: tuple[Any, ...]) -> bool:

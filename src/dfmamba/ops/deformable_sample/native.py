@@ -33,9 +33,6 @@ class _Gradient(Structure):
     _fields_ = tuple((n, c_void_p) for n in ("grad", "x", "position", "weights", "fixed"))
 
 
-supports = native.supports
-
-
 def _by_pixel(x: Tensor) -> Tensor:
     """(batch, C, H, W) as dense (batch, H W, C)."""
     return x.float().flatten(2).transpose(1, 2).contiguous()

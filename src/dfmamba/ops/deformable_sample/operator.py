@@ -28,7 +28,9 @@ def _empty_map(like: Tensor) -> Tensor:
 
 def _run(operands: tuple[Any, ...], *gradient: Tensor) -> Any:
     """Forward without a gradient, else backward, with operands as the implementation wants them."""
-    name = chosen(operands, native.supports(*operands))
+    name = chosen(operands)
+    forward: Any
+    backward: Any
     if name == "native":
         forward, backward = native.forward, native.backward
     elif name == "triton":

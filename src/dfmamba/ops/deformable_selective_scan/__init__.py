@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from dfmamba.ops.backend import use_backend
+from dfmamba.ops.backend import chosen, current_backend, use_backend
 from dfmamba.ops.deformable_sample import deformable_sample
 from dfmamba.ops.selective_scan import selective_scan
 
@@ -23,6 +23,14 @@ def _sequence(name: str, tensor: Tensor, x: Tensor) -> Tensor:
             f"expected {tuple(x.shape)} or {(batch, channels, height * width)}"
         )
     return tensor
+
+
+def _fuses(*operands: Tensor | None) -> bool:
+    """Whether one kernel does both; the two operators check what it would not take."""
+    B, C = operands[6], operands[7]
+    if current_backend() not in ("auto", "triton") or B is None or C is None:
+        return False
+    return chosen(operands, B.dim() > 2 and C.dim() > 2) == "triton"
 
 
 def deformable_selective_scan(
@@ -66,6 +74,24 @@ def deformable_selective_scan(
     Raises:
         ValueError: if shapes do not fit each other.
     """
+    if between is None and _fuses(x, offsets, weights, anchors, delta, A, B, C, D, z, delta_bias):
+        from dfmamba.ops.deformable_selective_scan.operator import fused
+
+        return fused(
+            x,
+            offsets,
+            weights,
+            anchors,
+            _sequence("delta", delta, x),
+            A,
+            B,
+            C,
+            D,
+            None if z is None else _sequence("z", z, x),
+            delta_bias,
+            delta_softplus,
+            residual,
+        )
     mixed = deformable_sample(x, offsets, weights, anchors)
     if residual:
         mixed = x + mixed

@@ -9,7 +9,6 @@ import ctypes
 import importlib.util
 from functools import cache
 
-import torch
 from torch import Tensor
 
 MODULE = "dfmamba.ops.native.kernels"
@@ -30,12 +29,6 @@ def library() -> ctypes.CDLL | None:
 def available() -> bool:
     """Whether the C kernels were built and can be loaded."""
     return library() is not None
-
-
-def supports(*operands: Tensor | None) -> bool:
-    """Whether the kernels take these operands: on the CPU, in at most single precision."""
-    kinds = (torch.float32, torch.bfloat16, torch.float16)
-    return all(t is None or (t.device.type == "cpu" and t.dtype in kinds) for t in operands)
 
 
 def instruction_set(highest: str = "avx512") -> str:

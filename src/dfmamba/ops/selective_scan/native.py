@@ -50,14 +50,6 @@ class _Gradient(Structure):
     )
 
 
-def supports(*operands: Tensor | None) -> bool:
-    """Whether the kernel takes these operands of `selective_scan`: B and C must differ between steps."""
-    _, _, _, B, C, *_ = operands
-    assert B is not None
-    assert C is not None
-    return native.supports(*operands) and B.dim() > 2 and C.dim() > 2
-
-
 def _rows(x: Tensor | None) -> _Rows:
     return _Rows(None, 0, 0, 0) if x is None else _Rows(x.data_ptr(), *x.stride())
 

@@ -28,8 +28,10 @@ def _wide(operands: tuple[Any, ...]) -> torch.dtype:
 
 def _run(operands: tuple[Any, ...], *gradients: Tensor) -> tuple[Any, ...]:
     """Forward without gradients, else backward, with operands as the implementation wants them."""
-    tensors = operands[:8]
-    name = chosen(tensors, native.supports(*tensors))
+    per_step = operands[3].dim() > 2 and operands[4].dim() > 2
+    name = chosen(operands[:8], per_step)
+    forward: Any
+    backward: Any
     if name == "native":
         forward, backward = native.forward, native.backward
     elif name == "triton":
