@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from dfmamba.timm_hook import install as _register_with_timm
+
 __version__ = "0.1.0"
 
 _PUBLIC = {
@@ -26,3 +28,6 @@ def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'dfmamba' has no attribute {name!r}")
+
+
+_register_with_timm()

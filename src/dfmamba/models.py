@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dfmamba.backbones import backbone_config, create_backbone
+from dfmamba.fuse import fuse
 from dfmamba.heads import AnchorToJoint, HandPoseOutput, HeadConfig
 from dfmamba.io.files import write_atomic
 
@@ -134,8 +135,6 @@ class HandPoseModel(nn.Module):
 
     def fuse(self) -> HandPoseModel:
         """A faster copy for inference, with the same outputs; see `dfmamba.fuse.fuse`."""
-        from dfmamba.fuse import fuse
-
         return fuse(self)
 
     def save(self, folder: str | Path, half: bool = False, card: str | None = None) -> None:

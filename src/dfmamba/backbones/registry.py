@@ -62,8 +62,10 @@ def backbone_config(name: str, **overrides: Any) -> TribridConfig:
 def create_backbone(
     name: str,
     features_only: bool = False,
-    out_indices: Sequence[int] = (0, 1, 2, 3),
+    out_indices: int | Sequence[int] = (0, 1, 2, 3),
     num_classes: int = 0,
+    drop_rate: float = 0.0,
+    global_pool: str = "avg",
     **overrides: Any,
 ) -> nn.Module:
     """Builds a backbone by name.
@@ -71,8 +73,11 @@ def create_backbone(
     Args:
         name: one of `list_backbones()`.
         features_only: return the maps of `out_indices` (strides 4, 8, 16, 32) instead of pooled features.
-        out_indices: which stages a feature backbone returns; stages after the last one aren't built.
-        num_classes: size of the classifier (not with `features_only`).
+        out_indices: which stages a feature backbone returns, or how many last ones; those after the last one
+            aren't kept.
+        num_classes: size of the classifier (not with `features_only`, nor are the next two).
+        drop_rate: dropout before the classifier.
+        global_pool: "avg", "max", "avgmax", "catavgmax", or "" for a map of class scores.
         **overrides: fields of `TribridConfig`, such as `in_chans`, `drop_path_rate`, `deformable`,
             `num_anchors` or `replaced={"dssm": "mamba"}`.
 
@@ -80,7 +85,7 @@ def create_backbone(
         A `Tribrid`, or a `TribridFeatures` whose `feature_info` has channels and strides.
 
     Raises:
-        ValueError: unknown name or argument, or `num_classes` together with `features_only`.
+        ValueError: unknown name or argument, or one of the classifier together with `features_only`.
 
     Example:
         >>> import torch
@@ -90,7 +95,9 @@ def create_backbone(
     """
     config = backbone_config(name, **overrides)
     if features_only:
-        if num_classes:
-            raise ValueError("a feature backbone has no classifier: leave num_classes at 0")
+        if num_classes or drop_rate or global_pool != "avg":
+            raise ValueError(
+                "a feature backbone has no classifier: leave num_classes, drop_rate and global_pool out"
+            )
         return TribridFeatures(config, out_indices)
-    return Tribrid(config, num_classes)
+    return Tribrid(config, num_classes, drop_rate, global_pool)

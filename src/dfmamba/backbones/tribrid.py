@@ -1,11 +1,12 @@
 """The tribrid backbone of DF-Mamba: convolution, DSSM(+FFN) and gated convolution blocks in four stages.
 
-Source: DF-Mamba (arXiv 2512.02727), Fig. 4. Feature strides are 4, 8, 16 and 32.
+Source: DF-Mamba (arXiv 2512.02727), Fig. 4. Feature strides are 4, 8, 16 and 32. Methods that timm's
+models have too take the same arguments and return the same things.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from dfmamba.backbones.blocks import ConvBlock, ConvNorm, GatedConvBlock, MambaMixer, MixerBlock
 from dfmamba.backbones.dssm import DSSMConfig
+from dfmamba.backbones.features import FeatureInfo, GlobalPool, chosen_maps
+from dfmamba.fuse import fuse
 from dfmamba.layers import NORMS
 
 STRIDES = (4, 8, 16, 32)
@@ -102,16 +105,22 @@ class Tribrid(nn.Module):
     Args:
         config: the architecture.
         num_classes: size of a linear classifier on the pooled last map; 0 for none.
+        drop_rate: dropout before the classifier.
+        global_pool: one of `POOLS`; with "" the classifier is a 1x1 convolution.
 
     Shape: (B, in_chans, H, W) with H and W at least 32. Sizes that the strides don't divide are rounded up
     at each stage, as strided convolutions do.
     """
 
-    def __init__(self, config: TribridConfig, num_classes: int = 0) -> None:
+    def __init__(
+        self, config: TribridConfig, num_classes: int = 0, drop_rate: float = 0.0, global_pool: str = "avg"
+    ) -> None:
         super().__init__()
         self.config = config
+        self.in_chans = config.in_chans
+        self.drop_rate = drop_rate
         self.num_features = config.dims[-1]
-        self.feature_info = [
+        self.feature_info: Any = [
             {"num_chs": dim, "reduction": stride, "module": f"stages.{i}"}
             for i, (dim, stride) in enumerate(zip(config.dims, STRIDES, strict=True))
         ]
@@ -146,8 +155,9 @@ class Tribrid(nn.Module):
             kept = [config.replaced.get(n, n) for n in names]
             self.stages.append(nn.Sequential(*(block(n, config.dims[i]) for n in kept if n != "none")))
         self.norm = mixer_norm(self.num_features)
+        self.head_drop = nn.Dropout(drop_rate)
         self.init_weights()
-        self.reset_classifier(num_classes)
+        self.reset_classifier(num_classes, global_pool)
 
     def init_weights(self) -> None:
         """Truncated normal 1x1 convolutions, Kaiming others; state-space layers keep their own start."""
@@ -169,14 +179,33 @@ class Tribrid(nn.Module):
         """Trades time for memory: recompute each block in the backward pass."""
         self.grad_checkpointing = enable
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replaces the classifier; 0 removes it."""
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replaces the classifier; 0 removes it. `global_pool=None` keeps the pooling."""
+        if global_pool is not None:
+            self.global_pool = GlobalPool(global_pool)
         self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        self.head_hidden_size = self.num_features * self.global_pool.factor
+        head: nn.Module = nn.Identity()
+        if num_classes > 0 and self.global_pool.pool_type:
+            head = nn.Linear(self.head_hidden_size, num_classes)
+        elif num_classes > 0:
+            head = nn.Conv2d(self.head_hidden_size, num_classes, 1)
+        like = next(self.parameters())
+        self.head = head.to(like.device, like.dtype).train(self.training)
 
     def get_classifier(self) -> nn.Module:
         """The classifier, an identity where there is none."""
         return self.head
+
+    def fuse(self) -> Tribrid:
+        """A faster copy for inference, with the same outputs; see `dfmamba.fuse.fuse`."""
+        return fuse(self)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns that group the parameters from input to output: by block, or by stage if `coarse`."""
+        # timm: a number after a pattern ends the group's key, and 99999 joins the group before.
+        fine = [(r"^downs\.(\d+)", (0,)), (r"^stages\.(\d+)\.(\d+)", None), (r"^norm", (99999,))]
+        return {"stem": r"^stem", "blocks": r"^(?:downs|stages)\.(\d+)" if coarse else fine}
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that must not decay."""
@@ -195,21 +224,71 @@ class Tribrid(nn.Module):
             return x
         return self.stages[i](x)
 
-    def forward_intermediates(self, x: Tensor, indices: Sequence[int] | None = None) -> list[Tensor]:
-        """Maps of the chosen stages (all four by default), finest first.
+    def _run(self, x: Tensor, wanted: Collection[int], last: int, norm: bool) -> tuple[Tensor, list[Tensor]]:
+        """Stages up to `last`: the final map (normed if it is the network's last) and the wanted ones."""
+        self._check(x)
+        # Channels next to each other: the order that norms, projections and the scan work in.
+        final = x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        maps = []
+        for i in range(last + 1):
+            x = self._stage(i, x)
+            final = self.norm(x) if i == len(self.stages) - 1 else x
+            if i in wanted:
+                maps.append(final if norm else x)
+        return final, maps
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Maps of the chosen stages beside the last one.
+
+        Args:
+            x: pictures (B, in_chans, H, W).
+            indices: all stages if None, the last n for a number n, else a list (-1 is the last one).
+            norm: apply the final norm to the last stage's map, as `forward_features` does.
+            stop_early: don't run the stages after the last chosen one.
+            output_fmt: "NCHW".
+            intermediates_only: leave the first result out (and the stages that only it needs).
+
+        Returns:
+            The final map, (B, num_features, H/32, W/32) or that of the stage it stopped at, and the chosen
+            maps, finest first.
 
         Raises:
-            ValueError: the picture is smaller than 32 pixels or has the wrong number of channels.
+            ValueError: a picture below 32 pixels or of other channels; an unusable index or format.
         """
-        wanted = range(4) if indices is None else indices
-        self._check(x)
-        x = self.stem(x)
-        maps = []
-        for i in range(max(wanted) + 1):
-            x = self._stage(i, x)
-            if i in wanted:
-                maps.append(self.norm(x) if i == 3 else x)
-        return maps
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
+        wanted = chosen_maps(indices, len(self.stages), "indices")
+        last = wanted[-1] if stop_early or intermediates_only else len(self.stages) - 1
+        final, maps = self._run(x, wanted, last, norm)
+        return maps if intermediates_only else (final, maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Deletes what the chosen maps don't need; norm and classifier always go with the last stage.
+
+        Takes the indices of `forward_intermediates`; returns them counted from the first stage, in order.
+        """
+        taken = chosen_maps(indices, len(self.stages), "indices")
+        end = taken[-1] + 1
+        shorter = end < len(self.stages)
+        if prune_norm or shorter:
+            self.norm = nn.Identity()
+        if shorter:
+            del self.stages[end:]
+            del self.downs[end:]
+            self.num_features = self.feature_info[taken[-1]]["num_chs"]
+        if prune_head or shorter:
+            self.reset_classifier(0, "")
+        return taken
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.config.in_chans or min(x.shape[2:]) < 32:
@@ -220,53 +299,31 @@ class Tribrid(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map, (B, num_features, H/32, W/32)."""
-        return self.forward_intermediates(x, (3,))[0]
+        return self._run(x, (), len(self.stages) - 1, True)[0]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pooled features, or class scores where there is a classifier."""
-        x = x.mean((2, 3))
+        """Class scores (B, num_classes) of a last map, or the classifier's input (B, head_hidden_size)."""
+        x = self.head_drop(self.global_pool(x))
         return x if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
 
-class FeatureInfo:
-    """Channels and strides of the maps that a feature backbone returns, as timm names them."""
-
-    def __init__(self, info: Sequence[Mapping[str, Any]], out_indices: Sequence[int]) -> None:
-        self.info = [dict(info[i]) for i in out_indices]
-        self.out_indices = tuple(out_indices)
-
-    def channels(self) -> list[int]:
-        """Channels of each map."""
-        return [i["num_chs"] for i in self.info]
-
-    def reduction(self) -> list[int]:
-        """Stride of each map."""
-        return [i["reduction"] for i in self.info]
-
-    def module_name(self) -> list[str]:
-        """Module that makes each map."""
-        return [i["module"] for i in self.info]
-
-    def __len__(self) -> int:
-        return len(self.info)
-
-
 class TribridFeatures(Tribrid):
-    """The tribrid backbone as a feature extractor: returns the maps of `out_indices`, finest first."""
+    """The tribrid backbone as a feature extractor: returns the maps of `out_indices`, finest first.
 
-    def __init__(self, config: TribridConfig, out_indices: Sequence[int] = (0, 1, 2, 3)) -> None:
-        self.out_indices = tuple(i + 4 if i < 0 else i for i in out_indices)
-        if not self.out_indices or any(not 0 <= i < 4 for i in self.out_indices):
-            raise ValueError(f"out_indices must lie in 0..3, got {tuple(out_indices)}")
+    Args:
+        config: the architecture.
+        out_indices: stages (-1 is the last one), or a number of last stages. Stages after the last chosen one
+            aren't kept. The map of the network's last stage is normed.
+    """
+
+    def __init__(self, config: TribridConfig, out_indices: int | Sequence[int] = (0, 1, 2, 3)) -> None:
+        self.out_indices = tuple(chosen_maps(out_indices, 4, "out_indices"))
         super().__init__(config)
-        self.feature_info: Any = FeatureInfo(self.feature_info, self.out_indices)
-        if max(self.out_indices) < 3:
-            del self.stages[max(self.out_indices) + 1 :]
-            del self.downs[max(self.out_indices) + 1 :]
-            self.norm = nn.Identity()
+        self.feature_info = FeatureInfo(self.feature_info, self.out_indices)
+        self.prune_intermediate_layers(self.out_indices)
 
     def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
-        return self.forward_intermediates(x, self.out_indices)
+        return self._run(x, self.out_indices, self.out_indices[-1], True)[1]

@@ -35,6 +35,8 @@ VERBS: dict[str, Verb] = {
     "info": Verb("dfmamba.cli.info", "list the models and the versions of what they run on"),
     "train": Verb("dfmamba.cli.train", "train a model"),
     "eval": Verb("dfmamba.cli.evaluate", "measure a model on labelled pictures"),
+    "export": Verb("dfmamba.cli.export", "write a model as an ONNX or torch.export file"),
+    "bench": Verb("dfmamba.cli.bench", "measure speed and memory, against other libraries too"),
 }
 
 SHOW_TRACEBACK = "DFMAMBA_TRACEBACK"

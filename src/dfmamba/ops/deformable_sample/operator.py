@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dfmamba.ops.backend import chosen
 from dfmamba.ops.deformable_sample import native, plain
+from dfmamba.ops.registration import register
 
 _OPERANDS = "Tensor x, Tensor? offsets, Tensor weights, Tensor anchors"
 
@@ -48,23 +49,15 @@ def _run(operands: tuple[Any, ...], *gradient: Tensor) -> Any:
         return backward(*gradient, *operands) if gradient else forward(*operands)
 
 
-@torch.library.custom_op("dfmamba::deformable_sample", mutates_args=(), schema=f"({_OPERANDS}) -> Tensor")
-def sample(x: Tensor, offsets: Tensor | None, weights: Tensor, anchors: Tensor) -> Tensor:
-    """(batch, C, H, W) in x's dtype, channels-last in memory."""
+def _sample(x: Tensor, offsets: Tensor | None, weights: Tensor, anchors: Tensor) -> Tensor:
     return _channels_last(_run((x, offsets, weights, anchors)).to(x.dtype))
 
 
-@sample.register_fake
-def _(x: Tensor, offsets: Tensor | None, weights: Tensor, anchors: Tensor) -> Tensor:
+def _fake_sample(x: Tensor, offsets: Tensor | None, weights: Tensor, anchors: Tensor) -> Tensor:
     return _empty_map(x)
 
 
-@torch.library.custom_op(
-    "dfmamba::deformable_sample_backward",
-    mutates_args=(),
-    schema=f"(Tensor grad, {_OPERANDS}) -> (Tensor, Tensor, Tensor, Tensor)",
-)
-def sample_backward(
+def _backward(
     grad: Tensor, x: Tensor, offsets: Tensor | None, weights: Tensor, anchors: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients in the dtypes of their operands; that of absent offsets has no elements."""
@@ -78,8 +71,7 @@ def sample_backward(
     )
 
 
-@sample_backward.register_fake
-def _(
+def _fake_backward(
     grad: Tensor, x: Tensor, offsets: Tensor | None, weights: Tensor, anchors: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     moved = grad.new_empty(0) if offsets is None else offsets.new_empty(offsets.shape)
@@ -96,4 +88,10 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return found[0], None if offsets is None else found[1], found[2], found[3]
 
 
-sample.register_autograd(_differentiate, setup_context=_keep)
+sample_backward = register(
+    f"deformable_sample_backward(Tensor grad, {_OPERANDS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    _backward,
+    _fake_backward,
+)
+sample = register(f"deformable_sample({_OPERANDS}) -> Tensor", _sample, _fake_sample, _differentiate, _keep)
+"""(batch, C, H, W) in x's dtype, channels-last in memory."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dfmamba.ops.deformable_selective_scan import triton_kernels
+from dfmamba.ops.registration import register
 
 _OPERANDS = (
     "Tensor x, Tensor? offsets, Tensor weights, Tensor anchors, Tensor delta, Tensor A, Tensor B, Tensor C, "
@@ -32,27 +32,17 @@ def _empty(like: Tensor) -> Tensor:
     return like.new_empty(batch, *rest, channels).movedim(-1, 1)
 
 
-@torch.library.custom_op(
-    "dfmamba::deformable_selective_scan", mutates_args=(), schema=f"({_OPERANDS}) -> Tensor"
-)
-def fused(*operands: Any) -> Tensor:
-    """(batch, C, H, W) in x's dtype, channels-last in memory."""
+def _fused(*operands: Any) -> Tensor:
     y, _ = triton_kernels.deformable_selective_scan_forward(*operands)
     x = operands[0]
     return _dense(y.reshape(x.shape).to(x.dtype))
 
 
-@fused.register_fake
-def _(*operands: Any) -> Tensor:
+def _fake_fused(*operands: Any) -> Tensor:
     return _empty(operands[0])
 
 
-@torch.library.custom_op(
-    "dfmamba::deformable_selective_scan_backward",
-    mutates_args=(),
-    schema=f"(Tensor grad_y, {_OPERANDS}) -> ({', '.join(['Tensor'] * _TENSORS)})",
-)
-def fused_backward(grad_y: Tensor, *operands: Any) -> tuple[Tensor, ...]:
+def _backward(grad_y: Tensor, *operands: Any) -> tuple[Tensor, ...]:
     """Gradients in the dtypes of their operands; one without elements where there was no operand."""
     found: tuple[Any, ...] = triton_kernels.deformable_selective_scan_backward(grad_y, *operands)
     return tuple(
@@ -61,8 +51,7 @@ def fused_backward(grad_y: Tensor, *operands: Any) -> tuple[Tensor, ...]:
     )
 
 
-@fused_backward.register_fake
-def _(grad_y: Tensor, *operands: Any) -> tuple[Tensor, ...]:
+def _fake_backward(grad_y: Tensor, *operands: Any) -> tuple[Tensor, ...]:
     return tuple(
         grad_y.new_empty(0) if operand is None else _empty(operand) for operand in operands[:_TENSORS]
     )
@@ -79,4 +68,12 @@ def _differentiate(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
     return (*(None if t is None else g for t, g in zip(operands, found, strict=True)), None, None)
 
 
-fused.register_autograd(_differentiate, setup_context=_keep)
+fused_backward = register(
+    f"deformable_selective_scan_backward(Tensor grad_y, {_OPERANDS}) -> ({', '.join(['Tensor'] * _TENSORS)})",
+    _backward,
+    _fake_backward,
+)
+fused = register(
+    f"deformable_selective_scan({_OPERANDS}) -> Tensor", _fused, _fake_fused, _differentiate, _keep
+)
+"""(batch, C, H, W) in x's dtype, channels-last in memory."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dfmamba.ops.backend import chosen
+from dfmamba.ops.registration import register
 from dfmamba.ops.selective_scan import native, plain
 from dfmamba.ops.selective_scan.memory import arranged, empty_like_sequence
 
@@ -19,6 +20,10 @@ _OPERANDS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
     "bool delta_softplus"
 )
+
+
+_SEQUENCES = (0, 1, 6)
+"""Places of u, delta and z, whose memory order their gradients follow."""
 
 
 def _wide(operands: tuple[Any, ...]) -> torch.dtype:
@@ -47,49 +52,35 @@ def _run(operands: tuple[Any, ...], *gradients: Tensor) -> tuple[Any, ...]:
         return backward(*gradients, *operands) if gradients else forward(*operands)
 
 
-@torch.library.custom_op(
-    "dfmamba::selective_scan", mutates_args=(), schema=f"({_OPERANDS}) -> (Tensor, Tensor)"
-)
-def scan(*operands: Any) -> tuple[Tensor, Tensor]:
-    """y (batch, D, L) as u, last state (batch, D, N) in float32 or float64."""
+def _scan(*operands: Any) -> tuple[Tensor, Tensor]:
     y, last = _run(operands)
     return arranged(y, operands[0]), last.contiguous()
 
 
-@scan.register_fake
-def _(*operands: Any) -> tuple[Tensor, Tensor]:
+def _fake_scan(*operands: Any) -> tuple[Tensor, Tensor]:
     u, A = operands[0], operands[2]
     return empty_like_sequence(u), u.new_empty(u.shape[0], *A.shape, dtype=_wide(operands))
 
 
-_EIGHT = ", ".join(["Tensor"] * 8)
-
-
-@torch.library.custom_op(
-    "dfmamba::selective_scan_backward",
-    mutates_args=(),
-    schema=f"(Tensor grad_y, Tensor grad_last, {_OPERANDS}) -> ({_EIGHT})",
-)
-def scan_backward(grad_y: Tensor, grad_last: Tensor, *operands: Any) -> tuple[Tensor, ...]:
+def _backward(grad_y: Tensor, grad_last: Tensor, *operands: Any) -> tuple[Tensor, ...]:
     """Gradients in the dtypes of their operands; one without elements where there was no operand."""
     found = _run(operands, grad_y, grad_last)
     return tuple(
         grad_y.new_empty(0)
         if operand is None
         else arranged(gradient, operand)
-        if index in (0, 1, 6)
+        if index in _SEQUENCES
         else gradient.to(operand.dtype).contiguous()
         for index, (gradient, operand) in enumerate(zip(found, operands[:8], strict=True))
     )
 
 
-@scan_backward.register_fake
-def _(grad_y: Tensor, grad_last: Tensor, *operands: Any) -> tuple[Tensor, ...]:
+def _fake_backward(grad_y: Tensor, grad_last: Tensor, *operands: Any) -> tuple[Tensor, ...]:
     return tuple(
         grad_y.new_empty(0)
         if operand is None
         else empty_like_sequence(operand)
-        if index in (0, 1, 6)
+        if index in _SEQUENCES
         else operand.new_empty(operand.shape)
         for index, operand in enumerate(operands[:8])
     )
@@ -106,4 +97,14 @@ def _differentiate(ctx: Any, grad_y: Tensor, grad_last: Tensor) -> tuple[Any, ..
     return (*(None if t is None else g for t, g in zip(operands, found, strict=True)), None)
 
 
-scan.register_autograd(_differentiate, setup_context=_keep)
+_EIGHT = ", ".join(["Tensor"] * 8)
+
+scan_backward = register(
+    f"selective_scan_backward(Tensor grad_y, Tensor grad_last, {_OPERANDS}) -> ({_EIGHT})",
+    _backward,
+    _fake_backward,
+)
+scan = register(
+    f"selective_scan({_OPERANDS}) -> (Tensor y, Tensor last)", _scan, _fake_scan, _differentiate, _keep
+)
+"""y (batch, D, L) as u, last state (batch, D, N) in float32 or float64."""

@@ -1,0 +1,3 @@
+"""Benchmarks: operators, backbones and pose models against what else can be installed (`dfmamba bench`)."""
+
+from __future__ import annotations

@@ -1,0 +1,173 @@
+"""What a benchmark writes: a table on the terminal, the same in Markdown, everything in JSON."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dfmamba.bench.contest import Row
+from dfmamba.bench.timing import Plan
+
+SCHEMA = "dfmamba.bench/1"
+PEERS = ("torchvision", "timm", "mambapy")
+"""Distributions that competitors come from."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of text.
+
+    Attributes:
+        title: what is compared.
+        header: names of the columns.
+        rows: cells, as many in each as in the header.
+        notes: lines below the table.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finished benchmark.
+
+    Attributes:
+        kind: "ops", "backbones" or "models".
+        command: the command line that gives it, without the names of output files.
+        plan: how much was measured.
+        settings: what else was set.
+        machine: see `describe_machine`.
+        results: one mapping a competitor and case.
+        tables: the results to be read.
+        date: when it ended, UTC.
+    """
+
+    kind: str
+    command: str
+    plan: Plan
+    settings: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    results: Sequence[Mapping[str, Any]]
+    tables: Sequence[Table]
+    date: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        return {
+            "schema": SCHEMA,
+            "kind": self.kind,
+            "command": self.command,
+            "date": self.date,
+            "machine": dict(self.machine),
+            "method": {**asdict(self.plan), "order": "round-robin", "statistic": "median"},
+            "settings": dict(self.settings),
+            "results": [dict(result) for result in self.results],
+        }
+
+    def text(self) -> str:
+        """For a terminal."""
+        parts = [*self._head(), *("\n".join(_text(table)) for table in self.tables)]
+        return "\n\n".join(parts)
+
+    def markdown(self) -> str:
+        """For a document."""
+        command, *facts = self._head()
+        body = "\n\n".join("\n".join(_markdown(table)) for table in self.tables)
+        return f"`{command}`\n\n" + "  \n".join(facts) + f"\n\n{body}\n"
+
+    def _head(self) -> list[str]:
+        machine = self.machine
+        versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+        where = f"{machine['cpu']}, cores: {machine['cores']}, threads: {machine['threads']}"
+        if machine["device"] != "cpu":
+            where = f"{machine['device_name']} ({where})"
+        return [
+            self.command,
+            f"{where}; {versions}; {self.date}",
+            f"Medians ± half the distance between the quartiles, up to {self.plan.rounds} rounds, in turns.",
+        ]
+
+
+def now() -> str:
+    """Date and minute, UTC."""
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def describe_machine(device: str = "cpu") -> dict[str, Any]:
+    """Processor, cores, threads, device and versions; no name or place of the machine."""
+    import torch
+
+    import dfmamba
+
+    versions = {"dfmamba": dfmamba.__version__, "python": platform.python_version()}
+    versions["torch"] = torch.__version__
+    for name in PEERS:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    cuda = device.startswith("cuda")
+    return {
+        "cpu": _processor(),
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+        "vector": torch.backends.cpu.get_cpu_capability(),
+        "device": device,
+        "device_name": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "versions": versions,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return " ".join(names[0].split()) if names else platform.processor() or platform.machine()
+
+
+def milliseconds(row: Row) -> str:
+    """Median and spread of a row; its status where it was not timed."""
+    if row.timing is None:
+        return row.status
+    median, spread = 1e3 * row.timing.median, 1e3 * row.timing.spread
+    decimals = 3 if median < 1 else 2 if median < 10 else 1 if median < 100 else 0
+    return f"{median:.{decimals}f} ± {spread:.{decimals}f}"
+
+
+def ratio(value: float | None, base: float | None) -> str:
+    """`value / base` with two decimals, a dash where one is not known."""
+    return "–" if not value or not base else f"{value / base:.2f}"
+
+
+def remarks(rows: Iterable[Row]) -> tuple[str, ...]:
+    """Notes on the rows that were not timed, each once."""
+    found = (f"{row.name}: {row.status}, {row.note}" for row in rows if row.timing is None)
+    return tuple(dict.fromkeys(found))
+
+
+def _text(table: Table) -> list[str]:
+    grid = [table.header, *table.rows]
+    widths = [max(len(row[i]) for row in grid) for i in range(len(table.header))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in grid]
+    return [table.title, *lines, *table.notes]
+
+
+def _markdown(table: Table) -> list[str]:
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    lines = [f"**{table.title}**", "", line(table.header), "|" + "---|" * len(table.header)]
+    lines += [line(row) for row in table.rows]
+    return [*lines, *(f"\n{note}" for note in table.notes)]
