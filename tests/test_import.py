@@ -16,7 +16,8 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 """
 
-EXTRAS = ("timm", "torchvision", "warp", "scipy", "hypothesis", "pytest")
+EXTRAS = ("timm", "torchvision", "warp", "scipy", "mambapy", "onnx", "onnxruntime", "onnxscript")
+EXTRAS += ("hypothesis", "pytest")
 
 
 def run(code: str, absent: tuple[str, ...] = EXTRAS) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import TypeVar
 
 from torch import nn
@@ -34,8 +35,7 @@ def fuse(module: Module) -> Module:
 
 
 def _fold_norms(layers: nn.Sequential) -> None:
-    names = list(layers._modules)
-    for name, after in zip(names, names[1:], strict=False):
+    for name, after in pairwise(list(layers._modules)):
         conv, norm = layers._modules[name], layers._modules[after]
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             layers._modules[name] = fuse_conv_bn_eval(conv, norm)

@@ -222,22 +222,31 @@ def _read(cls: type[HandPoseModel], folder: Path) -> HandPoseModel:
     return model
 
 
-def load(name: str | Path = "nano", device: str = "cpu") -> HandPoseModel:
+def load(name: str | Path = "nano", device: str = "cpu") -> Any:
     """Loads a trained model, ready to predict.
 
     Args:
-        name: a packaged model, a folder, or a hub id "owner/name".
+        name: a packaged model, a folder, a hub id "owner/name", or NAME.onnx from `dfmamba export`.
         device: a torch device such as "cpu" or "cuda".
 
     Raises:
         OSError: no such model, or a file is missing.
         ValueError: a file is damaged, of another model, or the device is unknown or absent.
+        ImportError: an ONNX file, but no onnxruntime.
+
+    Returns:
+        A `HandPoseModel`; of an ONNX file a `dfmamba.export.OnnxModel`, which is called like one.
 
     Example:
         >>> model = load("nano")
         >>> model.config.image_size
         96
     """
+    if str(name).endswith(".onnx"):
+        from dfmamba.export import OnnxModel
+
+        check_device(device)
+        return OnnxModel(name)
     folder = PACKAGED / str(name)
     source = folder if (folder / CONFIG_FILE).is_file() else name
     return HandPoseModel.from_pretrained(source, str(check_device(device)))

@@ -2,8 +2,7 @@
 
 Source of the table: state-spaces/mamba, tests/ops/test_selective_scan.py (batch 2, 4 channels, 8 states;
 lengths up to 4096; variable B and C with one or two groups; float32, float16, bfloat16 sequences beside
-float32 A, D and delta_bias). The tolerances are what one rounding to the dtype and float32 sums of this length
-cost.
+float32 A, D and delta_bias). The tolerances are those of one rounding to the dtype and of float32 sums.
 """
 
 from __future__ import annotations

@@ -101,7 +101,8 @@ def run(options: Namespace) -> int:
     from dfmamba.predict import Predictor
 
     camera = None if options.camera is None else Camera.parse(options.camera)
-    predictor = Predictor(load_model(options.model), options.device)
+    model = load_model(options.model)
+    predictor = Predictor(model.fuse() if hasattr(model, "fuse") else model, options.device)
     settings = {
         "box": box,
         "camera": camera,

@@ -59,12 +59,11 @@ class Predictor:
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         self.device = choose_device(device)
-        if not isinstance(model, nn.Module):
-            model = load(model)
-        self.model = model.to(self.device).eval()
-        config: Any = model.config
+        network: Any = model if isinstance(model, nn.Module) else load(model)
+        self.model = network.to(self.device).eval()
+        config = network.config
         _check_config(config)
-        self.name = str(getattr(config, "name", type(model).__name__))
+        self.name = str(getattr(config, "name", type(network).__name__))
         self.image_size = int(config.image_size)
         self.looker = Looker(self.model, self.image_size, batch_size, self.name)
 

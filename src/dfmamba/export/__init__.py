@@ -1,0 +1,23 @@
+"""Networks as files for other runtimes: ONNX and torch.export; see docs/export.md."""
+
+from __future__ import annotations
+
+from dfmamba.export.config import ExportConfig
+from dfmamba.export.onnx_file import onnx_bytes
+from dfmamba.export.program import program_bytes
+from dfmamba.export.runtime import OnnxModel
+from dfmamba.export.subject import Subject, backbone_subject, find_subject, pose_subject
+from dfmamba.export.write import Report, export
+
+__all__ = [
+    "ExportConfig",
+    "OnnxModel",
+    "Report",
+    "Subject",
+    "backbone_subject",
+    "export",
+    "find_subject",
+    "onnx_bytes",
+    "pose_subject",
+    "program_bytes",
+]

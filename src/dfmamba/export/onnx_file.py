@@ -1,0 +1,94 @@
+"""A network as the bytes of an ONNX file."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import warnings
+from collections.abc import Iterator
+from types import ModuleType
+
+import torch
+
+import dfmamba
+from dfmamba.export.config import ExportConfig
+from dfmamba.export.subject import INPUT_NAME, Subject
+from dfmamba.ops import use_backend
+from dfmamba.ops.deformable_sample.export import sampling_form
+from dfmamba.ops.selective_scan.export import scan_form
+
+TRACED_BATCH = 2
+"""Batch size of the example that is traced: 0 and 1 would be taken as constants."""
+
+
+def need(*names: str) -> tuple[ModuleType, ...]:
+    """Imports optional modules.
+
+    Raises:
+        ImportError: if one is missing; the message names the extra.
+    """
+    try:
+        return tuple(importlib.import_module(name) for name in names)
+    except ImportError as error:
+        raise ImportError(f"this needs {names[0].split('.')[0]}: pip install 'dfmamba[export]'") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what the exporter says about itself."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", category=category, module=r"(torch|onnx|copyreg|onnxscript)")
+        warnings.filterwarnings("ignore", message=r".*LeafSpec.*", category=FutureWarning)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def example_input(subject: Subject, batch: int | None) -> torch.Tensor:
+    """A picture to trace with, of the batch size asked for."""
+    shape = (TRACED_BATCH if batch is None else batch, subject.in_chans, subject.size, subject.size)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+def onnx_bytes(subject: Subject, config: ExportConfig | None = None) -> bytes:
+    """The network as one ONNX file in float32, unchecked.
+
+    Args:
+        subject: see `find_subject`.
+        config: opset, batch and operators are used.
+
+    Raises:
+        ImportError: a library of the extra `export` is missing.
+        ValueError: the exporter can't express the network.
+    """
+    config = config or ExportConfig()
+    need("onnx", "onnxscript")
+    forms = ("auto", "auto") if config.operators == "auto" else ("unrolled", "basic")
+    dynamic = {INPUT_NAME: {0: torch.export.Dim("batch", min=1)}} if config.batch is None else None
+    with torch.no_grad(), use_backend("export"), scan_form(forms[0]), sampling_form(forms[1]), _quiet():
+        try:
+            program = torch.onnx.export(
+                subject.network,
+                (example_input(subject, config.batch),),
+                dynamo=True,
+                verbose=False,
+                input_names=[INPUT_NAME],
+                output_names=list(subject.output_names),
+                opset_version=config.opset,
+                dynamic_shapes={"image": dynamic[INPUT_NAME]} if dynamic else None,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            raise ValueError(f"{subject.name} can't be exported to ONNX: {reason}") from error
+    assert program is not None
+    proto = program.model_proto
+    for key, value in (*subject.metadata.items(), ("dfmamba_version", dfmamba.__version__)):
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, value
+    return proto.SerializeToString()
