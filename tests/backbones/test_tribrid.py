@@ -211,3 +211,19 @@ def test_layer_norm_acts_on_channels() -> None:
 def test_misuse_is_explained(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_compiles_in_one_graph_with_gradients() -> None:
+    torch.manual_seed(0)
+    model, x = create_backbone("dfmamba_test", features_only=True), torch.randn(2, 3, 64, 32)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    wanted, found = ([*maps] for maps in (model.eval()(x), compiled(x)))
+    for one, other in zip(wanted, found, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    gradients = [
+        torch.autograd.grad(sum(m.square().sum() for m in maps), list(model.parameters()), allow_unused=True)
+        for maps in (wanted, found)
+    ]
+    for one, other in zip(*gradients, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(one.abs().max()))
