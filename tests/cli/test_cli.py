@@ -301,6 +301,7 @@ def test_info(command, weights: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert "64 x 64 RGB" in done.out
     facts = json.loads((tmp_path / "info.json").read_text())
     assert facts["schema"] == "dfmamba.info/1"
+    assert facts["operators"][-1] == "torch"
     assert facts["models"][0]["parameters"] > 1000
     assert facts["models"][0]["macs"] > 1000
     (tmp_path / "file").touch()

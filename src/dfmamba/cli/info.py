@@ -61,14 +61,30 @@ def collect() -> dict[str, Any]:
             "pillow": PIL.__version__,
         },
         "gpus": gpus,
+        "operators": operators(bool(gpus)),
         "models": [dict(describe(name)) for name in list_models()],
     }
+
+
+def operators(on_gpu: bool) -> list[str]:
+    """Implementations of the operators that can run here, the one that runs by default first."""
+    from dfmamba.ops import native
+    from dfmamba.ops.backend import triton_runs
+
+    found = ["triton"] if triton_runs(on_gpu) else []
+    if native.available():
+        found.append(f"native ({native.instruction_set()})")
+    return [*found, "torch"]
 
 
 def format_table(facts: Mapping[str, Any]) -> str:
     """The facts as lines of text."""
     lines = [", ".join(f"{name} {version}" for name, version in facts["versions"].items())]
-    lines += [f"GPUs: {', '.join(facts['gpus']) or 'none'}", ""]
+    lines += [
+        f"GPUs: {', '.join(facts['gpus']) or 'none'}",
+        f"operators: {', '.join(facts['operators'])}",
+        "",
+    ]
     rows = [("model", "parameters", "MACs", "input", "licence")]
     for model in facts["models"]:
         size = model["image_size"]
