@@ -1,4 +1,6 @@
-"""Measure a model: on synthetic pictures of unseen seeds, or on a folder of real labelled ones."""
+"""Measure a model: on synthetic pictures of unseen seeds, or on a folder of real labelled ones.
+
+With 'nyu' or 'icvl', score a file of predictions in these benchmarks' text format."""
 
 from __future__ import annotations
 
@@ -11,6 +13,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 SCHEMA = "dfmamba.eval/1"
 KINDS = ("single", "two", "object", "ego", "depth")
+SCORED = ("nyu", "icvl")
+"""Benchmarks of which files of predictions are scored."""
 VALIDATION_SEED = 990_001
 """Seed of the validation pictures; no training run uses it."""
 
@@ -33,9 +37,13 @@ SHOWN = (
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `dfmamba eval`."""
     parser.add_argument(
-        "dataset", type=str, help="'synthetic', one of its kinds (" + ", ".join(KINDS) + "), or 'snap'"
+        "dataset",
+        type=str,
+        help="'synthetic', one of its kinds (" + ", ".join(KINDS) + "), 'snap', 'nyu' or 'icvl'",
     )
     parser.add_argument("--data", type=str, metavar="DIR", help="folder of the data set, for 'snap'")
+    parser.add_argument("--predictions", type=str, metavar="FILE", help="to score, for 'nyu' and 'icvl'")
+    parser.add_argument("--groundtruth", type=str, metavar="FILE", help="labels, for 'nyu' and 'icvl'")
     parser.add_argument("--model", type=str, default="nano", help="a packaged model, a folder, or a hub id")
     parser.add_argument("--count", type=int, default=200, help="synthetic pictures of each kind")
     parser.add_argument("--seed", type=int, default=VALIDATION_SEED, help="seed of the synthetic pictures")
@@ -59,6 +67,10 @@ def run(options: Namespace) -> int:
         ValueError: unknown data set, or a folder that isn't one.
         OSError: something can't be read or written.
     """
+    if options.dataset in SCORED:
+        from dfmamba.cli import scoring
+
+        return scoring.run(options)
     from dfmamba.hands.upright import CLOSE_FACTOR
     from dfmamba.models import load
     from dfmamba.train.evaluate import FIGURES, evaluate
@@ -114,7 +126,9 @@ def _sets(options: Namespace) -> dict[str, Any]:
 
         data = SnapRealWorld(options.data)
         return {"snap": (data[i] for i in range(len(data)))}
-    raise ValueError(f"unknown data set {options.dataset!r}; known: synthetic, {', '.join(KINDS)}, snap")
+    raise ValueError(
+        f"unknown data set {options.dataset!r}; known: synthetic, {', '.join((*KINDS, 'snap', *SCORED))}"
+    )
 
 
 def synthetic_samples(kind: str, count: int, seed: int = VALIDATION_SEED) -> Iterator[Any]:

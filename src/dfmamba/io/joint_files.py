@@ -1,0 +1,61 @@
+"""Text files of joints, as the depth benchmarks exchange them: a frame a line, numbers only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+
+def read_joint_file(path: str | Path, joints: int) -> np.ndarray:
+    """Joints of all frames.
+
+    Numbers are separated by white space or commas; empty lines are skipped.
+
+    Args:
+        path: the file.
+        joints: how many of them each line holds, three numbers each.
+
+    Returns:
+        (frames, joints, 3) float64.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: a line has another number of values, or one that is no finite number; the message names
+            file and line.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a text file") from None
+    except OSError as error:
+        raise OSError(f"{path}: cannot be read ({error.strerror or error})") from None
+    frames = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.replace(",", " ").split()
+        if not words:
+            continue
+        try:
+            values = np.array([float(word) for word in words])
+        except ValueError:
+            wrong = next(word for word in words if not _is_number(word))
+            raise ValueError(f"{path}, line {number}: {wrong!r} is no number") from None
+        if len(values) != 3 * joints:
+            raise ValueError(
+                f"{path}, line {number}: {len(values)} numbers, "
+                f"expected {3 * joints} ({joints} joints x u, v, d)"
+            )
+        if not np.isfinite(values).all():
+            raise ValueError(f"{path}, line {number}: a value is not finite")
+        frames.append(values.reshape(joints, 3))
+    if not frames:
+        raise ValueError(f"{path}: no frames in it")
+    return np.stack(frames)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
