@@ -81,9 +81,9 @@ def test_models(capsys: pytest.CaptureFixture[str], weights: Path, tmp_path: Pat
     assert facts["settings"]["picture"] == "my photo.png"
     assert str(tmp_path) not in file.read_text() + out
     assert [(r["what"], r["batch"]) for r in facts["results"]][:3] == [
-        ("photo to joints", 1),
+        ("photo to joints, eager", 1),
         ("network, eager", 1),
-        ("network, channels_last", 1),
+        ("network, eager", 3),
     ]
     assert {r["model"] for r in facts["results"]} == {"tiny_one"}
     photo_row = facts["results"][0]
@@ -95,17 +95,24 @@ def test_models(capsys: pytest.CaptureFixture[str], weights: Path, tmp_path: Pat
 def test_another_way_to_run_a_network_is_one_entry(
     capsys: pytest.CaptureFixture[str], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def doubled(model: HandPoseModel, crop: torch.Tensor):
-        call = models.eager(model, crop)
-        return lambda: call()._replace(joints_25d=2 * call().joints_25d)
+    class Doubled(torch.nn.Module):
+        def __init__(self, model: HandPoseModel) -> None:
+            super().__init__()
+            self.model, self.config = model, model.config
 
-    forms = {"doubled": doubled, "exported": lambda model, crop: "no exporter here"}
-    monkeypatch.setattr(models, "NETWORK_FORMS", forms)
+        def forward(self, x: torch.Tensor):
+            output = self.model(x)
+            return output._replace(joints_25d=2 * output.joints_25d)
+
+    forms = {"eager": models.eager, "doubled": Doubled, "exported": lambda model: "no exporter here"}
+    monkeypatch.setattr(models, "FORMS", forms)
     file = tmp_path / "models.json"
     code, out, _ = run(capsys, "models", "--quick", "--only", weights, "--batch", 1, "--json", file)
     assert code == 1
     status = {r["what"]: r["status"] for r in json.loads(file.read_text())["results"]}
-    assert status == {"photo to joints": "ok", "network, doubled": "wrong", "network, exported": "missing"}
+    assert status["photo to joints, eager"] == status["network, eager"] == "ok"
+    assert status["photo to joints, doubled"] == status["network, doubled"] == "wrong"
+    assert status["photo to joints, exported"] == status["network, exported"] == "missing"
     assert "exported, batch 1: missing, no exporter here" in out
 
 

@@ -83,7 +83,7 @@ def test_real_pictures_can_be_evaluated(run_folder: Path, samples_dir: Path, cap
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["eval", "nyu"], "unknown data set 'nyu'"),
+        (["eval", "nyuu"], "unknown data set 'nyuu'"),
         (["eval", "snap"], "needs --data DIR"),
         (["eval", "single", "--count", "0"], "count is 0"),
         (["eval", "single", "--model", "absent"], "no such model"),

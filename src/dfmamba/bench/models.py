@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dfmamba.bench.contest import Absent, Entrant, contest, relative_error, waiter
 from dfmamba.bench.report import Table, milliseconds, remarks
@@ -27,8 +28,7 @@ TOLERANCE = 1e-2
 PICTURE_SIZE = (640, 480)
 """Width and height of the picture that stands in for a photo, in pixels."""
 
-NetworkCall = Callable[[], HandPoseOutput]
-Form = Callable[[HandPoseModel, Tensor], NetworkCall | str]
+Form = Callable[[HandPoseModel], nn.Module | str]
 
 
 @dataclass(frozen=True)
@@ -57,38 +57,39 @@ class ModelsBench:
             )
 
 
-def eager(model: HandPoseModel, crop: Tensor) -> NetworkCall:
+def eager(model: HandPoseModel) -> nn.Module:
     """As loaded."""
-    return _without_gradients(model, crop)
+    return model
 
 
-def channels_last(model: HandPoseModel, crop: Tensor) -> NetworkCall:
-    """A copy with channels next to each other."""
-    moved = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    return _without_gradients(moved, crop.contiguous(memory_format=torch.channels_last))
+def channels_last(model: HandPoseModel) -> nn.Module:
+    """A copy whose weights have channels next to each other."""
+    return copy.deepcopy(model).to(memory_format=torch.channels_last)
 
 
-def fused(model: HandPoseModel, crop: Tensor) -> NetworkCall | str:
-    """`channels_last` with the backbone's own `fuse()`."""
-    fuse = getattr(model.backbone, "fuse", None)
-    if fuse is None:
-        return f"{type(model.backbone).__name__} has no fuse()"
-    moved = copy.deepcopy(model)
-    moved.backbone = fuse()
-    return channels_last(moved, crop)
+def fused(model: HandPoseModel) -> nn.Module:
+    """`channels_last` of the model's `fuse()`."""
+    return model.fuse().to(memory_format=torch.channels_last)
 
 
-NETWORK_FORMS: dict[str, Form] = {"eager": eager, "channels_last": channels_last, "fused": fused}
-"""Ways to run the bare network: a function that gives a call, or says why it can't. An exported model is one
-more entry."""
+def onnx(model: HandPoseModel) -> nn.Module | str:
+    """In onnxruntime, on the CPU."""
+    if next(model.parameters()).device.type != "cpu":
+        return "onnxruntime is measured on the CPU only"
+    from dfmamba.export import OnnxModel, onnx_bytes, pose_subject
+
+    try:
+        content = onnx_bytes(pose_subject(model))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            path.write_bytes(content)
+            return OnnxModel(path, torch.get_num_threads())
+    except ImportError as error:
+        return str(error)
 
 
-def _without_gradients(model: HandPoseModel, crop: Tensor) -> NetworkCall:
-    def call() -> HandPoseOutput:
-        with torch.no_grad():
-            return model(crop)
-
-    return call
+FORMS: dict[str, Form] = {"eager": eager, "channels_last": channels_last, "fused": fused, "onnx": onnx}
+"""Ways to run a model: a function that gives a network, or says why it can't."""
 
 
 def run(
@@ -118,15 +119,16 @@ def run(
             "macs": count_macs(model, shape),
             "image_size": config.image_size,
         }
-        if config.in_chans == 3:
-            entrant, hands = _photo(model, bench, f"{label}: photo to joints")
-            entrants.append(entrant)
-            facts.append({**known, "what": "photo to joints", "batch": 1, "hands": hands})
-        for batch in bench.batches:
-            for form, make in NETWORK_FORMS.items():
+        for form, make in FORMS.items():
+            progress(f"{name}: {form}")
+            network = make(model)
+            if config.in_chans == 3:
+                entrants.append(_photo(model, network, bench, f"{label}: photo to joints, {form}"))
+                facts.append({**known, "what": f"photo to joints, {form}", "batch": 1})
+            for batch in bench.batches:
                 what = f"network, {form}"
-                entrants.append(_network(model, make, batch, f"{label}: {what}, batch {batch}", device))
-                facts.append({**known, "what": what, "batch": batch, "hands": None})
+                entrants.append(_network(model, network, batch, f"{label}: {what}, batch {batch}", device))
+                facts.append({**known, "what": what, "batch": batch})
     progress("timing")
     rows = contest(entrants, TOLERANCE, bench.plan, synchronize=waiter(device))
     results, body = [], []
@@ -149,9 +151,10 @@ def run(
     return results, [Table("Pose models", header, tuple(body), remarks(rows))]
 
 
-def _photo(model: HandPoseModel, bench: ModelsBench, name: str) -> tuple[Entrant, int]:
-    """`predict` as a user calls it (reading the file included where there is one), and the hands it finds."""
-    predictor = Predictor(model, device=bench.device)
+def _photo(model: HandPoseModel, network: nn.Module | str, bench: ModelsBench, name: str) -> Entrant | Absent:
+    """`predict` as a user calls it, reading the file included where there is one."""
+    if isinstance(network, str):
+        return Absent(name, network, ours=True)
     threshold = 0.5
     picture: Any = bench.picture
     if picture is None:
@@ -159,16 +162,17 @@ def _photo(model: HandPoseModel, bench: ModelsBench, name: str) -> tuple[Entrant
         picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
         threshold = 0.0
 
-    def call() -> Prediction:
-        return predictor.predict(picture, threshold=threshold)
+    def calling(network: nn.Module) -> Callable[[], Prediction]:
+        predictor = Predictor(network, device=bench.device)
+        return lambda: predictor.predict(picture, threshold=threshold)
 
     with use_backend("reference"):
-        expected = _joints(call())
-    hands = expected[0].shape[0]
-    width, height = call().image_size
+        right = calling(model)()
+    expected = _joints(right)
+    width, height = right.image_size
     source = "noise" if bench.picture is None else "photo"
-    note = f"{source}, {width} x {height}, hands found: {hands}"
-    return Entrant(name, call, lambda found: relative_error(_joints(found), expected), True, note), hands
+    note = f"{source}, {width} x {height}, hands found: {len(right.hands)}"
+    return Entrant(name, calling(network), lambda found: relative_error(_joints(found), expected), True, note)
 
 
 def _joints(prediction: Prediction) -> Sequence[Tensor]:
@@ -181,17 +185,26 @@ def _joints(prediction: Prediction) -> Sequence[Tensor]:
 
 
 def _network(
-    model: HandPoseModel, make: Form, batch: int, name: str, device: torch.device
+    model: HandPoseModel, network: nn.Module | str, batch: int, name: str, device: torch.device
 ) -> Entrant | Absent:
+    if isinstance(network, str):
+        return Absent(name, network, ours=True)
     size = model.config.image_size
     generator = torch.Generator().manual_seed(0)
     crop = torch.rand(batch, model.config.in_chans, size, size, generator=generator).to(device)
+    # As the predictor's crops lie in memory.
+    crop = crop.contiguous(memory_format=torch.channels_last)
+
+    def calling(network: nn.Module) -> Callable[[], HandPoseOutput]:
+        def call() -> HandPoseOutput:
+            with torch.no_grad():
+                return network(crop)
+
+        return call
+
     with use_backend("reference"):
-        expected = _tensors(eager(model, crop)())
-    call = make(model, crop)
-    if isinstance(call, str):
-        return Absent(name, call, ours=True)
-    return Entrant(name, call, lambda found: relative_error(_tensors(found), expected), True)
+        expected = _tensors(calling(model)())
+    return Entrant(name, calling(network), lambda found: relative_error(_tensors(found), expected), True)
 
 
 def _tensors(output: HandPoseOutput) -> list[Tensor]:
