@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dfmamba.ops.precision import wide_dtype
+
 FORMS = ("auto", "basic", "dense", "deform_conv", "grid_sample")
 
 DENSE_PIXELS = 256
@@ -139,8 +141,7 @@ def deformable_sample_export(x: Tensor, offsets: Tensor | None, weights: Tensor,
         ImportError: if the form is deform_conv and torchvision is missing.
     """
     given = x.dtype
-    double = any(t is not None and t.dtype == torch.float64 for t in (x, offsets, weights, anchors))
-    wide = torch.float64 if double else torch.float32
+    wide = wide_dtype(x, offsets, weights, anchors)
     x, weights, anchors = x.to(wide), weights.to(wide), anchors.to(wide)
     batch, _, height, width = x.shape
     if offsets is None:

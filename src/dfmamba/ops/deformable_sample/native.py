@@ -5,13 +5,13 @@ The structures mirror ``ops/native/kernels.h``.
 
 from __future__ import annotations
 
-import math
 from ctypes import Structure, c_int64, c_void_p
 
 import torch
 from torch import Tensor
 
 from dfmamba.ops import native
+from dfmamba.ops.deformable_sample.groups import common_groups, gather_groups, spread_groups
 
 
 class _Field(Structure):
@@ -38,14 +38,6 @@ def _by_pixel(x: Tensor) -> Tensor:
     return x.float().flatten(2).transpose(1, 2).contiguous()
 
 
-def _per_group(x: Tensor, groups: int) -> Tensor:
-    """Offsets or weights with `groups` groups and the map's two axes as one."""
-    flat = x.float().flatten(-2)
-    if flat.shape[1] in (1, groups):
-        return flat.expand(-1, groups, *flat.shape[2:])
-    return flat.repeat_interleave(groups // flat.shape[1], dim=1)
-
-
 def _field(x: Tensor | None) -> _Field:
     if x is None:
         return _Field(None, 0, 0, 0, 0, 0)
@@ -59,12 +51,11 @@ class _Problem:
     def __init__(self, x: Tensor, offsets: Tensor | None, weights: Tensor, anchors: Tensor) -> None:
         self.batch, self.channels, self.height, self.width = x.shape
         self.pixels, self.anchors = self.height * self.width, anchors.shape[0]
-        counts = [t.shape[1] for t in (offsets, weights) if t is not None and t.dim() > 2]
-        self.groups = math.lcm(*counts) if counts else 1
+        self.groups = common_groups(offsets, weights)
         self.x = _by_pixel(x)
-        self.offsets = None if offsets is None else _per_group(offsets, self.groups)
+        self.offsets = None if offsets is None else spread_groups(offsets.float(), self.groups)
         dynamic = weights.dim() == 5
-        self.weights = _per_group(weights, self.groups) if dynamic else None
+        self.weights = spread_groups(weights.float(), self.groups) if dynamic else None
         self.fixed = None if dynamic else weights.float().t().contiguous()
         self.grid = anchors.float().contiguous()
         self.structure = _Sample(
@@ -107,18 +98,10 @@ def backward(
     fixed = None if p.fixed is None else torch.zeros(p.batch, p.anchors, p.channels)
     gradient = _Gradient(*(native.pointer(t) for t in (incoming, grad_x, position, dynamic, fixed)))
     native.compute("dfmamba_sample_backward", p.structure, gradient)
-    grad_offsets = None if offsets is None else _regrouped(position, offsets)
+    grad_offsets = None if offsets is None else gather_groups(position, offsets)
     if fixed is not None:
         grad_weights = fixed.sum(0).t()
     else:
         assert dynamic is not None
-        grad_weights = _regrouped(dynamic, weights)
+        grad_weights = gather_groups(dynamic, weights)
     return p.as_map(grad_x), grad_offsets, grad_weights, position.sum((0, 1, 4))
-
-
-def _regrouped(gradient: Tensor, like: Tensor) -> Tensor:
-    """(batch, groups, ..., H W) in the shape of offsets or weights: groups that shared one are summed."""
-    shared = gradient.shape[1] // like.shape[1]
-    if shared > 1:
-        gradient = gradient.unflatten(1, (like.shape[1], shared)).sum(2)
-    return gradient.reshape(like.shape)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dfmamba.ops.backend import chosen
 from dfmamba.ops.deformable_sample import native, plain
+from dfmamba.ops.precision import wide_dtype
 from dfmamba.ops.registration import register
 
 _OPERANDS = "Tensor x, Tensor? offsets, Tensor weights, Tensor anchors"
@@ -41,8 +42,7 @@ def _run(operands: tuple[Any, ...], *gradient: Tensor) -> Any:
         backward = triton_kernels.deformable_sample_backward
     else:
         forward, backward = plain.forward, plain.backward
-        double = any(t is not None and t.dtype == torch.float64 for t in operands)
-        wide = torch.float64 if double else torch.float32
+        wide = wide_dtype(*operands)
         operands = tuple(None if t is None else t.to(wide) for t in operands)
         gradient = tuple(g.to(wide) for g in gradient)
     with torch.autocast(operands[2].device.type, enabled=False):

@@ -9,12 +9,13 @@ such a matrix: for them `embedding_bag` reads from K copies of the map, each sca
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from dfmamba.ops.deformable_sample.groups import common_groups, gather_groups, spread_groups
 
 # Largest maps for which the dense product is the faster one, forward and backward (measured).
 _DENSE_PIXELS_FORWARD = 64
@@ -65,26 +66,18 @@ class _Problem:
     def __init__(self, x: Tensor, offsets: Tensor | None, weights: Tensor, anchors: Tensor) -> None:
         self.batch, self.channels, self.height, self.width = x.shape
         self.pixels, self.count = self.height * self.width, anchors.shape[0]
-        counts = [t.shape[1] for t in (offsets, weights) if t is not None and t.dim() > 2]
-        self.groups = math.lcm(*counts) if counts else 1
+        self.groups = common_groups(offsets, weights)
         self.per_group = self.channels // self.groups
         self.table = x.flatten(2)
-        self.factor = self.grouped(weights) if weights.dim() == 5 else None
+        self.factor = spread_groups(weights, self.groups) if weights.dim() == 5 else None
         here = torch.arange(self.pixels, device=x.device)
-        moved = None if offsets is None else self.grouped(offsets)
+        moved = None if offsets is None else spread_groups(offsets, self.groups)
         shape = (self.batch, self.groups, self.count, self.pixels)
         positions = []
         for axis, own in ((0, here // self.width), (1, here % self.width)):
             position = own.to(x.dtype) + anchors[:, axis, None]
             positions.append((position if moved is None else position + moved[:, :, :, axis]).expand(shape))
         self.rows, self.columns = positions
-
-    def grouped(self, x: Tensor) -> Tensor:
-        """Offsets or weights with as many groups as the problem has."""
-        flat = x.flatten(-2)
-        if flat.shape[1] in (1, self.groups):
-            return flat.expand(-1, self.groups, *flat.shape[2:])
-        return flat.repeat_interleave(self.groups // flat.shape[1], dim=1)
 
     def corners(self, slopes: bool = False) -> _Corners:
         return _corners(self.rows, self.columns, self.height, self.width, slopes)
@@ -154,18 +147,10 @@ def backward(
         grad_x, position, grad_weights = _dense_backward(p, grad)
     else:
         grad_x, position, grad_weights = _looped_backward(p, grad, weights)
-    grad_offsets = None if offsets is None else _regrouped(position, offsets)
+    grad_offsets = None if offsets is None else gather_groups(position, offsets)
     if p.factor is not None:
-        grad_weights = _regrouped(grad_weights, weights)
+        grad_weights = gather_groups(grad_weights, weights)
     return grad_x, grad_offsets, grad_weights, position.sum((0, 1, 4))
-
-
-def _regrouped(gradient: Tensor, like: Tensor) -> Tensor:
-    """(batch, groups, ..., H W) in the shape of offsets or weights: groups that shared one are summed."""
-    shared = gradient.shape[1] // like.shape[1]
-    if shared > 1:
-        gradient = gradient.unflatten(1, (like.shape[1], shared)).sum(2)
-    return gradient.reshape(like.shape)
 
 
 def _dense_backward(p: _Problem, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dfmamba.ops.precision import wide_dtype
+
 
 def deformable_sample_reference(
     x: Tensor, offsets: Tensor | None, weights: Tensor, anchors: Tensor
 ) -> Tensor:
     """Sample a map around every pixel; arguments and result as in `dfmamba.ops.deformable_sample`."""
-    given = [t for t in (x, offsets, weights, anchors) if t is not None]
-    wide = torch.float64 if any(t.dtype == torch.float64 for t in given) else torch.float32
+    wide = wide_dtype(x, offsets, weights, anchors)
     batch, channels, height, width = x.shape
     table = x.to(wide).flatten(2)
     rows = torch.arange(height, dtype=wide, device=x.device)[:, None]

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dfmamba.ops.precision import wide_dtype
 from dfmamba.ops.selective_scan.recurrence import piece_length
 
 FORMS = ("auto", "unrolled")
@@ -100,8 +101,7 @@ def selective_scan_export(
         computation, float32 or, if an operand has it, float64.
     """
     operands = (u, delta, A, B, C, D, z, delta_bias)
-    double = any(t is not None and t.dtype == torch.float64 for t in operands)
-    wide = torch.float64 if double else torch.float32
+    wide = wide_dtype(*operands)
     channels, states = u.shape[1], A.shape[1]
 
     def time_first(x: Tensor) -> Tensor:

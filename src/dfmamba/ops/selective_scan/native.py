@@ -6,6 +6,7 @@ The structures mirror ``ops/native/kernels.h``.
 from __future__ import annotations
 
 from ctypes import Structure, c_int64, c_void_p
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -110,20 +111,10 @@ class _Problem:
         )
 
 
-def forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-) -> tuple[Tensor, Tensor]:
-    """y (batch, D, L), in memory as u, and last state (batch, D, N), both float32."""
-    p = _Problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    y = empty_like_sequence(u, torch.float32)
+def forward(*operands: Any) -> tuple[Tensor, Tensor]:
+    """y (batch, D, L), in memory as u, and last state (batch, D, N), both float32; operands as `_Problem`."""
+    p = _Problem(*operands)
+    y = empty_like_sequence(operands[0], torch.float32)
     last = torch.empty(p.batch, p.channels, p.states)
     result = _Result(_rows(y), last.data_ptr())
     native.compute("dfmamba_scan_forward", p.structure, result, c_int64(p.blocks))
@@ -133,18 +124,11 @@ def forward(
 def backward(
     grad_y: Tensor,
     grad_last: Tensor | None,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
+    *operands: Any,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the eight tensors, float32; None for those that were None."""
-    p = _Problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    p = _Problem(*operands)
+    u, delta, _, B, C, D, z, delta_bias, _ = operands
     items = p.batch * p.groups
     parts = min(p.blocks, max(1, -(-4 * torch.get_num_threads() // items)))
     incoming = grad_y.float()

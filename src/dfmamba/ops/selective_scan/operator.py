@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dfmamba.ops.backend import chosen
+from dfmamba.ops.precision import wide_dtype
 from dfmamba.ops.registration import register
 from dfmamba.ops.selective_scan import native, plain
 from dfmamba.ops.selective_scan.memory import arranged, empty_like_sequence
@@ -24,11 +25,6 @@ _OPERANDS = (
 
 _SEQUENCES = (0, 1, 6)
 """Places of u, delta and z, whose memory order their gradients follow."""
-
-
-def _wide(operands: tuple[Any, ...]) -> torch.dtype:
-    double = any(isinstance(t, Tensor) and t.dtype == torch.float64 for t in operands)
-    return torch.float64 if double else torch.float32
 
 
 def _run(operands: tuple[Any, ...], *gradients: Tensor) -> tuple[Any, ...]:
@@ -45,7 +41,7 @@ def _run(operands: tuple[Any, ...], *gradients: Tensor) -> tuple[Any, ...]:
         forward, backward = triton_kernels.selective_scan_forward, triton_kernels.selective_scan_backward
     else:
         forward, backward = plain.forward, plain.backward
-        wide = _wide(operands)
+        wide = wide_dtype(*operands)
         operands = tuple(t.to(wide) if isinstance(t, Tensor) else t for t in operands)
         gradients = tuple(g.to(wide) for g in gradients)
     with torch.autocast(operands[0].device.type, enabled=False):
@@ -59,7 +55,7 @@ def _scan(*operands: Any) -> tuple[Tensor, Tensor]:
 
 def _fake_scan(*operands: Any) -> tuple[Tensor, Tensor]:
     u, A = operands[0], operands[2]
-    return empty_like_sequence(u), u.new_empty(u.shape[0], *A.shape, dtype=_wide(operands))
+    return empty_like_sequence(u), u.new_empty(u.shape[0], *A.shape, dtype=wide_dtype(*operands))
 
 
 def _backward(grad_y: Tensor, grad_last: Tensor, *operands: Any) -> tuple[Tensor, ...]:

@@ -9,6 +9,8 @@ of states is kept.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -233,38 +235,19 @@ def _backward(
     )
 
 
-def forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-) -> tuple[Tensor, Tensor]:
+def forward(*operands: Any) -> tuple[Tensor, Tensor]:
     """y (batch, D, L) and last state (batch, D, N) for checked operands of one dtype, float32 or float64."""
-    problem = _Problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    y, last, _ = _forward(problem, u, keep=False)
+    y, last, _ = _forward(_Problem(*operands), operands[0], keep=False)
     return y, last
 
 
 def backward(
     grad_y: Tensor,
     grad_last: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
+    *operands: Any,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the eight tensors, None for those that were None; the states are computed again."""
-    problem = _Problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    _, _, history = _forward(problem, u, keep=True)
+    problem = _Problem(*operands)
+    _, _, history = _forward(problem, operands[0], keep=True)
     assert history is not None
-    return _backward(problem, history, (u, delta, A, B, C, D, z, delta_bias), grad_y, grad_last)
+    return _backward(problem, history, operands[:8], grad_y, grad_last)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dfmamba.ops.precision import wide_dtype
+
 
 def selective_scan_reference(
     u: Tensor,
@@ -20,9 +22,7 @@ def selective_scan_reference(
     return_last_state: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Selective scan, step by step; arguments and result as in `dfmamba.ops.selective_scan`."""
-    operands = (u, delta, A, B, C, D, z, delta_bias)
-    double = any(operand is not None and operand.dtype == torch.float64 for operand in operands)
-    wide = torch.float64 if double else torch.float32
+    wide = wide_dtype(u, delta, A, B, C, D, z, delta_bias)
     channels = u.shape[1]
     x, step, decay = u.to(wide), delta.to(wide), A.to(wide)
     if delta_bias is not None:
