@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from dfmamba.backbones import backbone_config, create_backbone
 from dfmamba.fuse import fuse
-from dfmamba.heads import AnchorToJoint, HandPoseOutput, HeadConfig
+from dfmamba.heads import HeadConfig, build_head, head_config
+from dfmamba.heads.build import AnyHeadConfig
 from dfmamba.io.files import write_atomic
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ class ModelConfig:
         in_chans: channels of the picture: 3 for RGB, 1 for depth.
         head: settings of the head; `head.image_size` is the side of the crop.
         license: licence of the weights.
+        input_scale: the backbone sees `input_scale * x + input_shift`.
+        input_shift: likewise.
+        framework: settings of the framework that the model was trained in (`dfmamba.frameworks`), by which it
+            is evaluated; None for models of the predictor.
     """
 
     name: str
@@ -48,8 +53,11 @@ class ModelConfig:
     backbone_args: Mapping[str, Any] = field(default_factory=dict)
     out_indices: tuple[int, ...] = (1, 2, 3)
     in_chans: int = 3
-    head: HeadConfig = field(default_factory=HeadConfig)
+    head: AnyHeadConfig = field(default_factory=HeadConfig)
     license: str = "Apache-2.0"
+    input_scale: float = 2.0
+    input_shift: float = -1.0
+    framework: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out_indices", tuple(self.out_indices))
@@ -75,7 +83,7 @@ class ModelConfig:
         if missing:
             raise ValueError(f"model setting {missing[0]!r} is missing")
         head = values.get("head", {})
-        return cls(**{**values, "head": head if isinstance(head, HeadConfig) else HeadConfig.from_dict(head)})
+        return cls(**{**values, "head": head_config(head) if isinstance(head, Mapping) else head})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
@@ -103,12 +111,13 @@ MODELS: dict[str, ModelConfig] = {
 
 
 class HandPoseModel(nn.Module):
-    """Crop in, two hands in 2.5D out.
+    """Crop in, joints out.
 
     Args:
         config: architecture.
 
-    Shape: (B, in_chans, S, S) with values in [0, 1] (RGB / 255, or normalised depth), to `HandPoseOutput`.
+    Shape: (B, in_chans, S, S) with values in [0, 1] (RGB / 255, or normalised depth), to what the head gives:
+    two hands in 2.5D as `HandPoseOutput`, or the maps of `dfmamba.heads.detnet`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -121,10 +130,10 @@ class HandPoseModel(nn.Module):
             **{**config.backbone_args, "in_chans": config.in_chans},
         )
         info: Any = self.backbone.feature_info
-        self.head = AnchorToJoint(info.channels(), info.reduction(), config.head)
+        self.head = build_head(info.channels(), info.reduction(), config.head)
 
-    def forward(self, x: Tensor) -> HandPoseOutput:
-        return self.head(self.backbone(x * 2.0 - 1.0))
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.backbone(x * self.config.input_scale + self.config.input_shift))
 
     def predict(self, image: Any, **options: Any) -> Prediction:
         """Finds the hands of one picture; see `dfmamba.predict.Predictor.predict`."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from dfmamba.hands.affine import box_of_points
 from dfmamba.hands.camera import Camera
+from dfmamba.hands.skeleton import joint_order
 
 RIGHT, LEFT = 0, 1
 """Index of each hand in arrays of two hands."""
@@ -23,26 +24,29 @@ class HandSample:
 
     Pixels have their centres at integers: a picture of width W covers [-0.5, W - 0.5]. The camera frame
     has x right, y down, z forward. Two hands are ordered right, left (anatomical, of the picture as it is);
-    joints are in OpenPose order (`dfmamba.hands.skeleton.JOINT_NAMES`). An absent hand holds zeros and is
-    nowhere valid.
+    joints are in OpenPose order (`dfmamba.hands.skeleton.JOINT_NAMES`), J = 21, unless `order` names another.
+    An absent hand holds zeros and is nowhere valid.
 
     Attributes:
         image: (H, W, 3) uint8 RGB; None for a sample that has depth only.
-        joints_2d_px: (2, 21, 2) float32, pixels of `image`.
-        joints_cam_mm: (2, 21, 3) float32, mm, camera frame.
-        valid: (2, 21) bool, a label exists.
-        visible: (2, 21) bool, the joint's own surface is seen, inside the picture.
+        joints_2d_px: (2, J, 2) float32, pixels of `image`.
+        joints_cam_mm: (2, J, 3) float32, mm, camera frame.
+        valid: (2, J) bool, a label exists.
+        visible: (2, J) bool, the joint's own surface is seen, inside the picture.
         present: (2,) bool, the hand is in the picture.
         camera: intrinsics of `image`; None where unknown.
-        box_xyxy: (4,) float32, x0, y0, x1, y1 of the pixels of all valid joints; zeros without any.
+        box_xyxy: (4,) float32, x0, y0, x1, y1: the labelled box, or that of the pixels of all valid joints
+            where the source labels none; zeros without any.
         mask: (H, W) uint8: 0 background, 1 right hand and forearm, 2 left, 3 object, 4 other; or None.
         depth_mm: (H, W) float32, mm along z, 0 where nothing was measured; or None.
         id: name of the sample within its data set.
         kind: one of `KINDS`.
+        order: name of the joints' order in `dfmamba.hands.skeleton.JOINT_ORDERS`. Only the joints of NYU,
+            which have no counterparts in OpenPose's order, keep their own ("nyu14").
 
     Raises:
-        ValueError: if a shape, the picture's dtype or `kind` is wrong, a valid joint is not finite, or an
-            absent hand has valid joints.
+        ValueError: if a shape, the picture's dtype, `kind` or `order` is wrong, a valid joint is not finite,
+            or an absent hand has valid joints.
     """
 
     image: np.ndarray | None
@@ -57,14 +61,16 @@ class HandSample:
     depth_mm: np.ndarray | None = None
     id: str = ""
     kind: str = "single"
+    order: str = "openpose"
 
     def __post_init__(self) -> None:
+        joints = len(joint_order(self.order).joints)
         label: tuple[str, tuple[int, ...], type]
         for label in (
-            ("joints_2d_px", (2, 21, 2), np.float32),
-            ("joints_cam_mm", (2, 21, 3), np.float32),
-            ("valid", (2, 21), np.bool_),
-            ("visible", (2, 21), np.bool_),
+            ("joints_2d_px", (2, joints, 2), np.float32),
+            ("joints_cam_mm", (2, joints, 3), np.float32),
+            ("valid", (2, joints), np.bool_),
+            ("visible", (2, joints), np.bool_),
             ("present", (2,), np.bool_),
             ("box_xyxy", (4,), np.float32),
         ):

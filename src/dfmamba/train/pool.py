@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dfmamba.data.index import cache_root
 from dfmamba.data.synthetic.appearance import SKIN_RAMP_SRGB
 from dfmamba.data.synthetic.background import sample_background
 from dfmamba.data.synthetic.cache import ShardedHands, render_shards
@@ -52,8 +53,7 @@ def cache_folder(data: DataConfig) -> Path:
     if data.cache:
         return Path(data.cache)
     named = json.dumps(synthetic_config(data).to_dict(), sort_keys=True)
-    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dfmamba"
-    return root / f"synthetic-{hashlib.sha256(named.encode()).hexdigest()[:12]}"
+    return cache_root() / f"synthetic-{hashlib.sha256(named.encode()).hexdigest()[:12]}"
 
 
 def render(data: DataConfig, first: int, count: int) -> Path:
