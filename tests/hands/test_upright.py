@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dfmamba.hands.affine import Affine
 from dfmamba.hands.skeleton import KNUCKLES, WRIST
-from dfmamba.hands.upright import UPRIGHT_FACTOR, upright_affine, upright_maps
+from dfmamba.hands.upright import UPRIGHT_FACTOR, upright_affines, upright_maps
 
 
 def joints(seed: int) -> np.ndarray:
@@ -21,7 +21,7 @@ def joints(seed: int) -> np.ndarray:
 @given(seed=st.integers(0, 10**6), left=st.booleans(), size=st.sampled_from([32, 96, 101]))
 def test_fingers_point_up_in_the_middle(seed: int, left: bool, size: int) -> None:
     points = joints(seed)
-    affine = upright_affine(points, left, size)
+    affine = upright_affines(points, left, size)[0]
     assert affine.mirrored == left
     crop = affine.apply(points)
     up = crop[list(KNUCKLES)].mean(axis=0) - crop[WRIST]
@@ -35,10 +35,18 @@ def test_fingers_point_up_in_the_middle(seed: int, left: bool, size: int) -> Non
 
 def test_left_and_right_mirror_each_other() -> None:
     points = joints(3)
-    right = upright_affine(points, False, 64).apply(points)
-    left = upright_affine(points, True, 64).apply(points)
+    right = upright_affines(points, False, 64)[0].apply(points)
+    left = upright_affines(points, True, 64)[0].apply(points)
     assert np.allclose(left[:, 0], 63 - right[:, 0], atol=1e-6)
     assert np.allclose(left[:, 1], right[:, 1], atol=1e-6)
+
+
+def test_a_larger_crop_is_the_same_about_its_middle() -> None:
+    points = torch.from_numpy(joints(4))[None]
+    every = torch.ones(1, 21, dtype=torch.bool)
+    for factor, affine in zip((0.9, 1.7), upright_affines(joints(4), True, 51, (0.9, 1.7)), strict=True):
+        wanted = upright_maps(points, every, torch.tensor([True]), 51, factor)[0].numpy()
+        np.testing.assert_allclose(affine.inverse().matrix, wanted, atol=1e-6)
 
 
 def test_a_batch_counts_valid_joints_only() -> None:

@@ -24,13 +24,13 @@ class Stick(nn.Module):
 
     It is a right hand if a blue blob (thumb) lies to the left of the stick, seen upright. Joint j lies j / 20
     of the way along, its depth is half its distance from the wrist. `scores` are the presence logits of
-    successive calls.
+    successive calls, `doubt` is how much less likely it finds the other side.
     """
 
-    def __init__(self, scores: tuple[float, ...] = (4.0, 4.0)) -> None:
+    def __init__(self, scores: tuple[float, ...] = (4.0, 4.0), doubt: float = 10.0) -> None:
         super().__init__()
         self.config = SimpleNamespace(image_size=SIZE, name="stick")
-        self.scores = scores
+        self.scores, self.doubt = scores, doubt
         self.inputs: list[Tensor] = []
 
     def forward(self, x: Tensor) -> HandPoseOutput:
@@ -38,7 +38,7 @@ class Stick(nn.Module):
         self.inputs.append(x)
         batch = len(x)
         joints = torch.zeros(batch, 2, 21, 3)
-        present = torch.full((batch, 2), -6.0)
+        present = torch.full((batch, 2), score - self.doubt)
         for i, image in enumerate(x):
             red, green, blue = image[0] - image[1] > 0.5, image[1] - image[0] > 0.5, image[2] - image[0] > 0.5
             if not (red.any() and green.any() and blue.any()):

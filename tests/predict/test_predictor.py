@@ -55,7 +55,16 @@ def test_the_second_look_is_sharper(stick) -> None:
     error = [np.abs(ends(prediction) - [(403, 451), (644, 305)]).max() for prediction in (first, second)]
     assert error[1] < 1.5
     assert error[1] < 0.6 * error[0]
-    assert [len(x) for x in stick.inputs] == [1, 1, 1, 6]
+    assert [len(x) for x in stick.inputs] == [1, 1, 1, 3]
+
+
+def test_a_doubtful_hand_is_looked_at_as_either_side(stick_class) -> None:
+    doubtful = stick_class(doubt=3.0)
+    (hand,) = Predictor(doubtful, "cpu").predict(picture()).hands
+    assert hand.side == "right"
+    assert [len(x) for x in doubtful.inputs] == [1, 1, 6]
+    as_right, as_left = doubtful.inputs[-1].split(3)
+    torch.testing.assert_close(as_left, as_right.flip(-1))
 
 
 def test_a_second_look_that_sees_less_is_dropped(stick_class) -> None:
@@ -72,7 +81,7 @@ def test_a_second_look_that_sees_less_is_dropped(stick_class) -> None:
 @pytest.mark.parametrize("refine", [False, True])
 def test_a_box_needs_no_closer_look(stick, refine: bool) -> None:
     prediction = Predictor(stick, "cpu").predict(picture(), box=(40, 30, 140, 110), refine=refine)
-    assert [len(x) for x in stick.inputs] == ([1, 6] if refine else [1])
+    assert [len(x) for x in stick.inputs] == ([1, 3] if refine else [1])
     assert np.abs(ends(prediction) - [WRIST, TIP]).max() < 1.0
 
 

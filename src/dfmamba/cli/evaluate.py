@@ -1,6 +1,6 @@
-"""Measure a model: on synthetic pictures of unseen seeds, or on a folder of real labelled ones.
+"""Measure a model: on synthetic pictures of unseen seeds, or on a copy of a labelled data set.
 
-With 'nyu' or 'icvl', score a file of predictions in these benchmarks' text format."""
+With --predictions and 'nyu' or 'icvl', score a file in these benchmarks' text format."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 SCHEMA = "dfmamba.eval/1"
 KINDS = ("single", "two", "object", "ego", "depth")
+OWN = ("synthetic", "snap")
 SCORED = ("nyu", "icvl")
 """Benchmarks of which files of predictions are scored."""
 VALIDATION_SEED = 990_001
@@ -39,9 +40,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "dataset",
         type=str,
-        help="'synthetic', one of its kinds (" + ", ".join(KINDS) + "), 'snap', 'nyu' or 'icvl'",
+        help="'synthetic', one of its kinds (" + ", ".join(KINDS) + "), 'snap', a data set that "
+        "`dfmamba data` lists, or 'icvl' with --predictions",
     )
-    parser.add_argument("--data", type=str, metavar="DIR", help="folder of the data set, for 'snap'")
+    parser.add_argument("--data", type=str, metavar="DIR", help="folder of the data set")
+    parser.add_argument("--split", type=str, help="of the data set; by default the one to report on")
+    parser.add_argument("--options", type=dict[str, Any], default={}, help="of the data set's reader")
+    parser.add_argument("--limit", type=int, help="samples of the data set, evenly spaced; all by default")
+    parser.add_argument("--batch", type=int, default=32, help="crops per forward pass")
+    parser.add_argument("--write", type=str, metavar="FILE", help="'nyu': also write the predictions as text")
     parser.add_argument("--predictions", type=str, metavar="FILE", help="to score, for 'nyu' and 'icvl'")
     parser.add_argument("--groundtruth", type=str, metavar="FILE", help="labels, for 'nyu' and 'icvl'")
     parser.add_argument("--model", type=str, default="nano", help="a packaged model, a folder, or a hub id")
@@ -67,10 +74,14 @@ def run(options: Namespace) -> int:
         ValueError: unknown data set, or a folder that isn't one.
         OSError: something can't be read or written.
     """
-    if options.dataset in SCORED:
+    if options.dataset in SCORED and (options.predictions is not None or options.dataset == "icvl"):
         from dfmamba.cli import scoring
 
         return scoring.run(options)
+    if options.dataset not in (*OWN, *KINDS):
+        from dfmamba.cli import evaluate_dataset
+
+        return evaluate_dataset.run(options)
     from dfmamba.hands.upright import CLOSE_FACTOR
     from dfmamba.models import load
     from dfmamba.train.evaluate import FIGURES, evaluate
@@ -119,16 +130,12 @@ def _sets(options: Namespace) -> dict[str, Any]:
         return {kind: synthetic_samples(kind, options.count, options.seed) for kind in KINDS}
     if options.dataset in KINDS:
         return {options.dataset: synthetic_samples(options.dataset, options.count, options.seed)}
-    if options.dataset == "snap":
-        if options.data is None:
-            raise ValueError("'snap' needs --data DIR, the folder with annotations.json")
-        from dfmamba.data.snap import SnapRealWorld
+    if options.data is None:
+        raise ValueError("'snap' needs --data DIR, the folder with annotations.json")
+    from dfmamba.data.snap import SnapRealWorld
 
-        data = SnapRealWorld(options.data)
-        return {"snap": (data[i] for i in range(len(data)))}
-    raise ValueError(
-        f"unknown data set {options.dataset!r}; known: synthetic, {', '.join((*KINDS, 'snap', *SCORED))}"
-    )
+    data = SnapRealWorld(options.data)
+    return {"snap": (data[i] for i in range(len(data)))}
 
 
 def synthetic_samples(kind: str, count: int, seed: int = VALIDATION_SEED) -> Iterator[Any]:

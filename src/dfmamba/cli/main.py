@@ -5,7 +5,8 @@ A verb is a module with two functions:
 - `add_arguments(parser)` declares its options on a `jsonargparse.ArgumentParser`,
 - `run(options) -> int` does the work, with what was parsed, and returns the exit code.
 
-It is imported only when its verb is used, and must import torch inside `run`, so that `--help` is quick.
+It is imported only when its verb is used, and must import torch inside `run`, so that `--help` is quick. A
+verb with several forms also has `variant(words)`, which gives the module and the words for this call.
 
 Exit codes: 0 all done, 1 some of several failed, 2 unusable arguments or nothing done, 130 interrupted.
 """
@@ -35,6 +36,8 @@ VERBS: dict[str, Verb] = {
     "info": Verb("dfmamba.cli.info", "list the models and the versions of what they run on"),
     "train": Verb("dfmamba.cli.train", "train a model"),
     "eval": Verb("dfmamba.cli.evaluate", "measure a model on labelled pictures"),
+    "data": Verb("dfmamba.cli.data", "check, draw and convert copies of data sets"),
+    "reproduce": Verb("dfmamba.cli.reproduce", "the published tables, filled in with what has been run"),
     "export": Verb("dfmamba.cli.export", "write a model as an ONNX or torch.export file"),
     "bench": Verb("dfmamba.cli.bench", "measure speed and memory, against other libraries too"),
 }
@@ -82,6 +85,9 @@ def _run_verb(name: str, words: Sequence[str]) -> int:
     program = f"dfmamba {name}"
     try:
         module = importlib.import_module(VERBS[name].module)
+        if hasattr(module, "variant"):
+            chosen, words = module.variant(words)
+            module = importlib.import_module(chosen)
         options = _parse(program, module, words)
         return module.run(options) if isinstance(options, Namespace) else options
     except KeyboardInterrupt:

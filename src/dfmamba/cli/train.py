@@ -1,5 +1,6 @@
 """Train a model on hands that the package renders itself.
 
+With the name of a data set first, `dfmamba train interhand26m --help`, train on a copy of it instead.
 Pictures are rendered once into a cache (a part before the first step, the rest beside the training) and laid
 over new backgrounds in every step. Stop with Ctrl-C at any time and go on with --resume.
 """
@@ -8,10 +9,20 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+
+
+def variant(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The module that trains what is named first, a data set or (the default) "synthetic" hands."""
+    if not words or words[0].startswith("-"):
+        return __name__, words
+    if words[0] == "synthetic":
+        return __name__, words[1:]
+    return "dfmamba.cli.train_dataset", words
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -36,14 +47,14 @@ def run(options: Namespace) -> int:
     from dfmamba.train.engine import train
     from dfmamba.train.parallel import Ranks
     from dfmamba.train.pool import Pool, cache_folder, render, render_backgrounds
+    from dfmamba.train.synthetic_task import SyntheticTask
 
     values = options.as_dict()
     resume, until = values.pop("resume"), values.pop("until")
     values.pop("config", None)
     values.pop("__path__", None)
     config = TrainConfig.from_dict(values)
-    if config.model not in MODELS:
-        raise ValueError(f"unknown model {config.model!r}; known: {', '.join(sorted(MODELS))}")
+    task = SyntheticTask(config)
     ranks = Ranks.from_environment(config.device)
     data = config.data
     first = min(data.first, data.pictures)
@@ -58,7 +69,7 @@ def run(options: Namespace) -> int:
         renderer.start()
     try:
         source = Pool(config, MODELS[config.model].image_size, ranks)
-        train(config, source, resume, Validation(config), until, ranks)
+        train(config, source, task, resume, Validation(config), until, ranks)
     finally:
         if renderer.pid is not None:
             renderer.terminate()

@@ -79,8 +79,10 @@ class Affine:
 
     def inverse(self) -> Affine:
         """The map from crop pixels to original pixels."""
-        linear = np.linalg.inv(self.matrix[:, :2])
-        return Affine(np.concatenate([linear, -linear @ self.matrix[:, 2:]], axis=1))
+        (a, b, tx), (c, d, ty) = self.matrix.tolist()
+        k = 1.0 / (a * d - b * c)
+        a, b, c, d = d * k, -b * k, -c * k, a * k
+        return Affine(np.array([[a, b, -a * tx - b * ty], [c, d, -c * tx - d * ty]]))
 
     def compose(self, first: Affine) -> Affine:
         """The map that does `first` and then this one."""

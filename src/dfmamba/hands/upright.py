@@ -7,6 +7,8 @@ labels in training, and from a first look at the picture in prediction.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -58,16 +60,25 @@ def upright_maps(
     return torch.cat((linear, offset[..., None]), dim=-1)
 
 
-def upright_affine(joints_2d: np.ndarray, left: bool, size: int, factor: float = UPRIGHT_FACTOR) -> Affine:
-    """The upright crop of one hand, as the map from the picture to the crop; see `upright_maps`.
+def upright_affines(
+    joints_2d: np.ndarray, left: bool, size: int, factors: Sequence[float] = (UPRIGHT_FACTOR,)
+) -> list[Affine]:
+    """The upright crops of one hand, as maps from the picture to the crop; see `upright_maps`.
 
     Args:
         joints_2d: (21, 2) pixels of the picture.
         left: mirror the hand.
-        size: side of the crop in pixels.
-        factor: side of the crop over the longer side of the turned joints' box.
+        size: side of the crops in pixels.
+        factors: side of each crop over the longer side of the turned joints' box.
     """
     joints = torch.from_numpy(np.asarray(joints_2d, dtype=np.float64))[None]
     every = torch.ones(1, len(joints[0]), dtype=torch.bool)
-    maps = upright_maps(joints, every, torch.tensor([left]), size, factor)
-    return Affine(maps[0].numpy()).inverse()
+    fitted = Affine(upright_maps(joints, every, torch.tensor([left]), size, 1.0)[0].numpy()).inverse()
+    middle = (size - 1) / 2
+    # A larger crop shows the same, smaller, about its middle.
+    return [
+        Affine(np.array([[1 / f, 0.0, middle * (1 - 1 / f)], [0.0, 1 / f, middle * (1 - 1 / f)]])).compose(
+            fitted
+        )
+        for f in factors
+    ]

@@ -39,6 +39,11 @@ class DepthBenchmark:
         u, v, d = np.moveaxis(np.asarray(uvd, dtype=np.float64), -1, 0)
         return np.stack(((u - self.u0) * d / self.fx, (v - self.v0) * d / self.fy, d), axis=-1)
 
+    def from_mm(self, joints_cam_mm: np.ndarray) -> np.ndarray:
+        """The inverse of `to_mm`."""
+        x, y, z = np.moveaxis(np.asarray(joints_cam_mm, dtype=np.float64), -1, 0)
+        return np.stack((x * self.fx / z + self.u0, y * self.fy / z + self.v0, z), axis=-1)
+
 
 DEPTH_BENCHMARKS: dict[str, DepthBenchmark] = {
     "nyu": DepthBenchmark(

@@ -18,15 +18,15 @@ def joints_to_picture(joints_25d_crop: np.ndarray, affine: Affine) -> np.ndarray
     Depth is in pixels at the root, so it grows with the picture like u and v.
 
     Args:
-        joints_25d_crop: (21, 3) u, v, d in pixels of the crop.
+        joints_25d_crop: (..., 3) u, v, d in pixels of the crop.
         affine: from the picture's pixels to the crop's; a similarity, mirrored or not.
 
     Returns:
-        (21, 3) float64 u, v, d in pixels of the picture.
+        (..., 3) float64 u, v, d in pixels of the picture.
     """
     joints = np.asarray(joints_25d_crop, dtype=np.float64)
-    pixels = affine.inverse().apply(joints[:, :2])
-    return np.concatenate([pixels, joints[:, 2:] / affine.scale], axis=1)
+    pixels = affine.inverse().apply(joints[..., :2])
+    return np.concatenate([pixels, joints[..., 2:] / affine.scale], axis=-1)
 
 
 def lift_joints(joints_25d: np.ndarray, camera: Camera | None) -> np.ndarray:

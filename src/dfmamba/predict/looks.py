@@ -16,7 +16,7 @@ from torch import nn
 
 from dfmamba.hands.affine import Affine, box_of_points, crop_affine, square_box
 from dfmamba.hands.crop import warp_image
-from dfmamba.hands.upright import CLOSE_FACTOR, UPRIGHT_FACTOR, upright_affine
+from dfmamba.hands.upright import CLOSE_FACTOR, UPRIGHT_FACTOR, upright_affines
 from dfmamba.predict.lift import box_iou, hand_box, joints_to_picture
 
 UNION_IOU = 0.3
@@ -29,6 +29,11 @@ Of 3,500 rendered pairs of hands 1.6 % are closer; a single hand that is found t
 
 COMPARABLE = 0.8
 """A look replaces an earlier one where its score reaches this share of the earlier one's."""
+
+SURE_SIDE = 5.0
+"""A hand whose first looks leave the other side behind by more than this logit keeps its side.
+
+Among 260 single hands, rendered and photographed, 48 % were that sure, and all of those right."""
 
 UPRIGHT_FACTORS = (0.88 * UPRIGHT_FACTOR, 1.04 * UPRIGHT_FACTOR, 1.2 * UPRIGHT_FACTOR)
 """Sizes of the upright crops of a hand (see `upright_maps`), whose answers are averaged."""
@@ -72,17 +77,25 @@ class Looker:
         Raises:
             ValueError: if the network's output is not finite.
         """
+        crops = [
+            warp_image(picture, affine, self.image_size)
+            for picture, affine in zip(pictures, affines, strict=True)
+        ]
+        return self.look_at_crops(crops, affines)
+
+    def look_at_crops(self, crops: Sequence[np.ndarray], affines: Sequence[Affine]) -> list[Look]:
+        """One look at each crop (S, S, 3) uint8, cut by its map from the pixels of the picture.
+
+        Raises:
+            ValueError: if the network's output is not finite.
+        """
         looks: list[Look] = []
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        for start in range(0, len(pictures), self.batch_size):
+        for start in range(0, len(crops), self.batch_size):
             part = affines[start : start + self.batch_size]
-            crops = [
-                warp_image(picture, affine, self.image_size)
-                for picture, affine in zip(pictures[start : start + self.batch_size], part, strict=True)
-            ]
-            x = torch.from_numpy(np.stack(crops)).to(device).permute(0, 3, 1, 2).float() / 255.0
+            x = torch.from_numpy(np.stack(crops[start : start + self.batch_size])).to(device)
             with torch.inference_mode():
-                output = self.model(x)
+                output = self.model(x.permute(0, 3, 1, 2).float() / 255.0)
             joints, joint_scores, scores = (
                 values.float().cpu().numpy().astype(np.float64)
                 for values in (
@@ -94,12 +107,11 @@ class Looker:
             if not all(np.isfinite(values).all() for values in (joints, joint_scores, scores)):
                 raise ValueError(f"model {self.name}: the output is not finite; are the weights damaged?")
             for i, affine in enumerate(part):
+                moved = joints_to_picture(joints[i], affine)
                 looks.append(
                     {
                         1 - slot if affine.mirrored else slot: Found(
-                            joints_to_picture(joints[i, slot], affine),
-                            joint_scores[i, slot],
-                            float(scores[i, slot]),
+                            moved[slot], joint_scores[i, slot], float(scores[i, slot])
                         )
                         for slot in range(2)
                     }
@@ -134,22 +146,31 @@ class Looker:
                 best[index][side] = newer(best[index][side], look[side])
         return best
 
-    def look_upright(self, pictures: Sequence[np.ndarray], looks: Sequence[Look]) -> list[Look]:
+    def look_upright(
+        self, pictures: Sequence[np.ndarray], looks: Sequence[Look], sure: Sequence[bool]
+    ) -> list[Look]:
         """Look upright at every hand given.
 
-        A hand that is alone may change its side: it is looked at as a right and as a left hand, and the side
-        that both looks together find likelier is kept.
+        A hand that is alone may change its side unless that is `sure`: it is looked at as a right and as a
+        left hand, and the side that both looks together find likelier is kept.
         """
         asked: list[tuple[int, int]] = []
         for index, look in enumerate(looks):
-            asked += [(index, side) for side in ((0, 1) if len(look) == 1 else look)]
-        aims = []
+            asked += [(index, side) for side in ((0, 1) if len(look) == 1 and not sure[index] else look)]
+        cut: dict[tuple[int, int], tuple[list[np.ndarray], list[Affine]]] = {}
         for index, side in asked:
+            twin = cut.get((index, 0)) if side == 1 and len(looks[index]) == 1 else None
+            if twin is not None:  # the same hand, mirrored
+                flip = Affine(np.array([[-1.0, 0.0, self.image_size - 1.0], [0.0, 1.0, 0.0]]))
+                cut[index, 1] = [crop[:, ::-1] for crop in twin[0]], [flip.compose(aim) for aim in twin[1]]
+                continue
             found = looks[index].get(side) or looks[index][1 - side]
-            pixels = found.joints_25d[:, :2]
-            aims += [upright_affine(pixels, side == 1, self.image_size, f) for f in UPRIGHT_FACTORS]
+            aims = upright_affines(found.joints_25d[:, :2], side == 1, self.image_size, UPRIGHT_FACTORS)
+            cut[index, side] = [warp_image(pictures[index], aim, self.image_size) for aim in aims], aims
         each = len(UPRIGHT_FACTORS)
-        answers = self.look([pictures[index] for index, _ in asked for _ in range(each)], aims)
+        answers = self.look_at_crops(
+            [crop for key in asked for crop in cut[key][0]], [aim for key in asked for aim in cut[key][1]]
+        )
         views: list[dict[int, Look]] = [{} for _ in looks]
         for i, (index, side) in enumerate(asked):
             views[index][side] = averaged(answers[i * each : (i + 1) * each])
@@ -163,6 +184,11 @@ class Looker:
             else:
                 best.append({side: newer(found, view[side][side]) for side, found in look.items()})
         return best
+
+
+def sure_of_side(look: Look) -> bool:
+    """Whether a look at one hand, with both sides' answers, leaves no doubt of its side."""
+    return abs(_logit(look[0].score) - _logit(look[1].score)) > SURE_SIDE
 
 
 def newer(before: Found, after: Found) -> Found:

@@ -26,7 +26,7 @@ from dfmamba.predict.lift import (
     mirror_box,
     mirror_points,
 )
-from dfmamba.predict.looks import Look, Looker, inside, without_double
+from dfmamba.predict.looks import Look, Looker, inside, sure_of_side, without_double
 from dfmamba.predict.result import SIDES, Hand, Prediction
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -136,7 +136,7 @@ class Predictor:
                 }
                 for picture, look in zip(pictures, looks, strict=True)
             ]
-            looks = self.looker.look_upright(pictures, worth)
+            looks = self.looker.look_upright(pictures, worth, [sure_of_side(look) for look in looks])
         seconds = (time.perf_counter() - start) / max(len(pictures), 1)
         return [
             Prediction(

@@ -15,7 +15,11 @@ STATE_FILE = "state.safetensors"
 
 
 def save_state(
-    folder: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.AdamW, facts: dict[str, Any]
+    folder: Path,
+    model: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    facts: dict[str, Any],
 ) -> None:
     """Writes model, averaged model, optimiser moments and plain facts (step, configuration).
 
@@ -37,7 +41,7 @@ def save_state(
 
 
 def load_state(
-    folder: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.AdamW
+    folder: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
     """Restores what `save_state` wrote and returns its facts.
 

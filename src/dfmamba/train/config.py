@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, Literal
 
 from dfmamba.heads import LossConfig
 from dfmamba.train.augment import AugmentConfig
@@ -46,38 +46,41 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """A training run is a function of this and of nothing else.
+class RunConfig:
+    """What the training loop needs to know, whatever is trained.
 
     Attributes:
-        model: name of the model to train (`dfmamba.models.MODELS`).
         out: folder of the run.
         steps: optimiser steps.
-        batch_size: pictures a step.
-        lr: peak learning rate, reached after `warmup` steps, then a cosine down to a hundredth.
+        batch_size: samples a step.
+        optimizer: "adamw" (decoupled weight decay of matrices and kernels, betas 0.9 and 0.99) or, as older
+            recipes have it, "adam" (betas 0.9 and 0.999, weight decay added to all gradients).
+        lr: peak learning rate, reached after `warmup` steps.
+        schedule: "cosine" down to a hundredth, or "step": times `gamma` at each of `milestones`.
+        milestones: steps at which the learning rate falls.
+        gamma: by which factor.
         warmup: steps of linear warm-up.
-        weight_decay: decoupled weight decay of matrices and kernels.
-        ema: decay of the averaged weights, which are the ones that are evaluated and kept.
-        clip: largest norm of the gradient.
-        seed: seed of initialisation and augmentation.
+        weight_decay: see `optimizer`.
+        ema: decay of the averaged weights, which are the ones that are evaluated and kept; 0 keeps the last
+            weights themselves.
+        clip: largest norm of the gradient; infinity leaves it alone.
+        seed: seed of initialisation, order and augmentation.
         validate_every: steps between validations.
-        validation: pictures a kind in a validation.
+        validation: samples in a validation (of each kind, where there are kinds).
         save_every: steps between checkpoints.
         init: folder or name of a model whose weights to start from.
-        crop: side of the training crops; None takes the model's. Features learn several times faster from
-            small crops, so a first stage at half size and a second one with `init` saves time.
         device: torch device.
         threads: torch threads; 0 leaves torch's own choice.
-        data: pictures.
-        augment: augmentation.
-        loss: loss weights; `image_size` is set from the model.
     """
 
-    model: str = "nano"
     out: str = "runs/nano"
     steps: int = 30_000
     batch_size: int = 64
+    optimizer: Literal["adamw", "adam"] = "adamw"
     lr: float = 2e-3
+    schedule: Literal["cosine", "step"] = "cosine"
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.2
     warmup: int = 400
     weight_decay: float = 0.02
     ema: float = 0.999
@@ -87,9 +90,43 @@ class TrainConfig:
     validation: int = 100
     save_every: int = 250
     init: str | None = None
-    crop: int | None = None
     device: str = "cpu"
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        kind = type(self).__name__
+        for name in ("steps", "batch_size", "validate_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{kind}.{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.lr > 0 or not 0 <= self.ema < 1:
+            raise ValueError(f"{kind} needs lr > 0 and 0 <= ema < 1, got lr={self.lr}, ema={self.ema}")
+        for name, known in (("optimizer", ("adamw", "adam")), ("schedule", ("cosine", "step"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{kind}.{name} is {getattr(self, name)!r}; use {' or '.join(known)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        return _plain(asdict(self))
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig):
+    """Training on synthetic hands. A run is a function of this and of nothing else.
+
+    Attributes:
+        model: name of the model to train (`dfmamba.models.MODELS`).
+        crop: side of the training crops; None takes the model's. Features learn several times faster from
+            small crops, so a first stage at half size and a second one with `init` saves time.
+        data: pictures.
+        augment: augmentation.
+        loss: loss weights; `image_size` is set from the model.
+
+    The other settings are those of `RunConfig`.
+    """
+
+    model: str = "nano"
+    crop: int | None = None
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(
@@ -97,17 +134,6 @@ class TrainConfig:
             joint=3.0, anchor=0.3, anchor_z=0.0, z=0.5, tau_z=2.0, confidence=2.0, presence=10.0, vote=20.0
         )
     )
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "validate_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"TrainConfig.{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.lr > 0 or not 0 <= self.ema < 1:
-            raise ValueError(f"TrainConfig needs lr > 0 and 0 <= ema < 1, got lr={self.lr}, ema={self.ema}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold."""
-        return _plain(asdict(self))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:

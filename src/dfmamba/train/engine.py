@@ -13,18 +13,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from dfmamba.heads import LossConfig, pose_loss
 from dfmamba.io.files import write_atomic
-from dfmamba.models import MODELS, HandPoseModel, check_device, load
+from dfmamba.models import HandPoseModel, check_device, load
 from dfmamba.train.checkpoint import STATE_FILE, load_state, save_state
-from dfmamba.train.config import TrainConfig
+from dfmamba.train.config import RunConfig
 from dfmamba.train.parallel import Ranks
 
 Batch = tuple[Tensor, dict[str, Tensor]]
@@ -34,14 +32,32 @@ class BatchSource(Protocol):
     """Where the engine gets its batches."""
 
     def batch(self, step: int) -> Batch:
-        """Pictures (B, C, S, S) and the target of `pose_loss` for one step; a pure function of the step."""
+        """Pictures (B, C, S, S) and the task's target for one step; a pure function of the step."""
         ...
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then a cosine to a hundredth of the peak."""
+class Task(Protocol):
+    """What is trained: a model, and the loss of its output."""
+
+    def build(self) -> HandPoseModel:
+        """The model, with random weights drawn from torch's generator.
+
+        Raises:
+            ValueError: unusable settings.
+        """
+        ...
+
+    def loss(self, output: Any, target: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Scalars: "total", which is minimised, and its terms."""
+        ...
+
+
+def learning_rate(config: RunConfig, step: int) -> float:
+    """Linear warm-up, then a cosine to a hundredth of the peak, or steps."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
+    if config.schedule == "step":
+        return config.lr * config.gamma ** sum(step >= milestone for milestone in config.milestones)
     done = (step - config.warmup) / max(1, config.steps - config.warmup)
     return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
@@ -53,6 +69,8 @@ def parameter_groups(model: HandPoseModel, weight_decay: float) -> list[dict[str
     decay: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         (rest if parameter.ndim < 2 or name in kept else decay).append(parameter)
     return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
@@ -98,39 +116,39 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
             signal.signal(number, old)
 
 
-def build_model(config: TrainConfig) -> HandPoseModel:
-    """The model to train, started from `config.init` if given.
+def build_optimizer(config: RunConfig, model: HandPoseModel) -> torch.optim.Optimizer:
+    """The optimiser of a run; see `RunConfig.optimizer`."""
+    if config.optimizer == "adamw":
+        groups = parameter_groups(model, config.weight_decay)
+        return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.Adam(trained, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def start_model(config: RunConfig, task: Task) -> HandPoseModel:
+    """The task's model, started from `config.init` if given.
 
     Raises:
-        ValueError: unknown model, or initial weights of another architecture.
+        ValueError: unusable settings, or initial weights of another architecture.
     """
-    if config.model not in MODELS:
-        raise ValueError(f"unknown model {config.model!r}; known: {', '.join(sorted(MODELS))}")
     torch.manual_seed(config.seed)
-    model = HandPoseModel(MODELS[config.model])
+    model = task.build()
     if config.init:
         start = load(config.init).state_dict()
         own = model.state_dict()
         wrong = [n for n in own if n not in start or start[n].shape != own[n].shape]
         if wrong:
             raise ValueError(
-                f"init {config.init!r} is another architecture than {config.model!r}: {wrong[0]}"
+                f"init {config.init!r} is another architecture than {model.config.name!r}: {wrong[0]}"
             )
         model.load_state_dict(start)
     return model
 
 
-def loss_settings(config: TrainConfig, model: HandPoseModel) -> LossConfig:
-    """The loss with the scales of the crops that this run trains on."""
-    head = model.config.head
-    size = config.crop or head.image_size
-    depth = head.depth_extent * size / head.image_size if head.depth_unit == "px" else head.depth_extent
-    return replace(config.loss, image_size=float(size), depth_range=depth)
-
-
 def train(
-    config: TrainConfig,
+    config: RunConfig,
     source: BatchSource,
+    task: Task,
     resume: bool = False,
     validate: Callable[[HandPoseModel], dict[str, float]] | None = None,
     until: int | None = None,
@@ -141,6 +159,7 @@ def train(
     Args:
         config: the run.
         source: batches.
+        task: the model and its loss.
         resume: go on from the folder's state; without one it starts anew.
         validate: figures of the averaged model, written to the log; the model with the lowest "score" is kept
             as `best`.
@@ -160,11 +179,9 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     device = check_device(config.device)
-    model = build_model(config).to(device).to(memory_format=torch.channels_last).train()
+    model = start_model(config, task).to(device).to(memory_format=torch.channels_last).train()
     average = copy.deepcopy(model).eval()
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.99)
-    )
+    optimizer = build_optimizer(config, model)
     step, best = 0, float("inf")
     if (out / STATE_FILE).is_file():
         if not resume:
@@ -178,7 +195,6 @@ def train(
         step, best = facts["step"], facts["best"]
     if ranks.first:
         write_atomic(out / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode())
-    loss_config = loss_settings(config, model)
     last = config.steps if until is None else min(until, config.steps)
 
     def save() -> None:
@@ -197,7 +213,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             torch.manual_seed((config.seed << 40) + (ranks.rank << 32) + step)  # dropout and drop path
-            losses = pose_loss(model(pictures), {k: t.to(device) for k, t in target.items()}, loss_config)
+            losses = task.loss(model(pictures), {k: t.to(device) for k, t in target.items()})
             optimizer.zero_grad(set_to_none=True)
             losses["total"].backward()
             stop = ranks.average_gradients(model, stopped())
@@ -262,7 +278,7 @@ def _changed(old: Any, new: Any) -> str | None:
 class Meter:
     """Progress on the terminal and JSON Lines in the run's folder."""
 
-    def __init__(self, config: TrainConfig, out: Path, step: int, ranks: Ranks) -> None:
+    def __init__(self, config: RunConfig, out: Path, step: int, ranks: Ranks) -> None:
         self.config, self.path, self.ranks = config, out / "log.jsonl", ranks
         self.started, self.begun, self.shown = time.monotonic(), step, 0.0
         self.waiting, self.mark = 0.0, time.monotonic()
@@ -305,7 +321,6 @@ class Meter:
             left = (self.config.steps - step) * self.config.batch_size / max(speed, 1e-9)
             text = (
                 f"step {step}/{self.config.steps}  loss {self.mean['total']:.3f}  "
-                f"joint {self.mean['joint']:.2f}  "
                 f"{speed:.0f} pictures/s  {_clock(left)} left"
             )
             print(f"\r{text}   " if tty else text, end="" if tty else "\n", file=sys.stderr, flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -16,9 +16,11 @@ from dfmamba.hands.skeleton import REFERENCE_BONES_MM
 from dfmamba.hands.upright import CLOSE_FACTOR
 from dfmamba.metrics import PROTOCOLS, HandMetrics
 from dfmamba.models import HandPoseModel
-from dfmamba.predict.looks import Look, Looker
+from dfmamba.predict.looks import Look, Looker, sure_of_side
 
 PCK_FRACTION = 0.1
+
+T = TypeVar("T")
 
 Box = Literal["joints", "picture"]
 
@@ -54,13 +56,14 @@ def look_at_samples(
             look if sample.present.sum() > 1 else _likelier(look)
             for sample, look in zip(chunk, first, strict=True)
         ]
-        last = looker.look_upright(pictures, kept) if refine else kept
+        sure = [sure_of_side(look) for look in first]
+        last = looker.look_upright(pictures, kept, sure) if refine else kept
         yield from zip(chunk, first, last, strict=True)
 
 
-def batched(samples: Iterable[HandSample], size: int) -> Iterator[list[HandSample]]:
-    """Lists of `size` samples, the last one shorter."""
-    rest = iter(samples)
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items, the last one shorter."""
+    rest = iter(items)
     while chunk := list(islice(rest, size)):
         yield chunk
 
