@@ -10,7 +10,6 @@ import pytest
 from dfmamba.bench.contest import Row
 from dfmamba.bench.report import (
     Report,
-    Table,
     describe_machine,
     milliseconds,
     now,
@@ -19,6 +18,7 @@ from dfmamba.bench.report import (
 )
 from dfmamba.bench.timing import Plan, Timing
 from dfmamba.predict.result import format_json
+from dfmamba.tables import Table
 
 MACHINE = {
     "cpu": "Some CPU",

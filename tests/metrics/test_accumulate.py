@@ -31,6 +31,22 @@ def data(seed: int, *shape: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
     return gt + rng.normal(0, 15, gt.shape), gt, valid, rng.random((*shape, 21)) < 0.5
 
 
+def similar_errors(pred: np.ndarray, gt: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Per hand as the public code of FreiHAND does it: centred, of unit size, any orthogonal matrix."""
+    errors = np.full(valid.shape, 1e9)
+    for place in np.ndindex(*valid.shape[:-1]):
+        keep = valid[place]
+        if keep.any():
+            g, p = gt[place][keep], pred[place][keep]
+            middle = g.mean(0)
+            g, p = g - middle, p - p.mean(0)
+            size = np.linalg.norm(g)
+            u, s, vt = np.linalg.svd((g / max(size, 1e-12)).T @ (p / max(np.linalg.norm(p), 1e-12)))
+            p = p / max(np.linalg.norm(p), 1e-12) @ (u @ vt).T * s.sum() * size
+            errors[place][keep] = np.linalg.norm(p - g, axis=-1)
+    return errors
+
+
 def test_batches_of_two_hands() -> None:
     pred, gt, valid, visible = data(0, 40, 2)
     valid[:10, 0] = False
@@ -45,6 +61,8 @@ def test_batches_of_two_hands() -> None:
     rooted = valid & valid[..., :1]
     root = joint_errors(root_aligned(pred, gt), gt)
     bone = rooted & rooted[..., 9:10]
+    scaled = joint_errors(root_scale_aligned(pred, gt, bone=(0, 9)), gt)
+    similar = similar_errors(pred, gt, valid)
     no_wrist = rooted.copy()
     no_wrist[..., 0] = False
     expected = {
@@ -59,19 +77,20 @@ def test_batches_of_two_hands() -> None:
         "mpjpe_absolute_mm": mpjpe(pred, gt, valid, root=None),
         "mpjpe_scaled_mm": mean_error(joint_errors(root_scale_aligned(pred, gt, valid), gt), no_wrist),
         "pa_mpjpe_mm": pa_mpjpe(pred, gt, valid),
-        "auc_0_50": auc(root.flatten(1), rooted.reshape(40, 42)),
-        "auc_20_50": auc(root.flatten(1), rooted.reshape(40, 42), 20, 50, 15),
-        "auc_bone_scaled_20_50": auc(
-            joint_errors(root_scale_aligned(pred, gt, bone=(0, 9)), gt).flatten(1),
-            bone.reshape(40, 42),
-            20,
-            50,
-            15,
-        ),
+        "mpjpe_bone_scaled_mm": mean_error(scaled, bone, per_joint_first=True),
+        "epe_mm": mean_error(root, rooted, per_joint_first=True),
+        "epe_absolute_mm": mean_error(joint_errors(pred, gt), valid, per_joint_first=True),
+        "epe_pa_mm": mean_error(similar, valid, per_joint_first=True),
+        "auc_0_50": auc(root, rooted),
+        "auc_20_50": auc(root, rooted, 20, 50, 15),
+        "auc_absolute_0_50": auc(joint_errors(pred, gt), valid),
+        "auc_pa_0_50": auc(similar, valid),
+        "auc_bone_scaled_20_50": auc(scaled, bone, 20, 50, 15),
         "mrrpe_mm": mrrpe(pred, gt, valid),
         "handedness_accuracy": handedness_accuracy(guess, present),
         "samples": 40,
     }
+    assert set(expected) == set(PROTOCOLS)
     for key, value in expected.items():
         assert values[key] == pytest.approx(float(value), rel=1e-9), key
     assert metrics.per_joint_mm().shape == (2, 21)
@@ -112,3 +131,32 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="valid has shape"):
         metrics.update(pred, gt, valid[:2])
     assert metrics.compute()["samples"] == 4.0
+
+
+def test_mirrored_hands_are_similar_only_where_the_toolkits_say_so() -> None:
+    _, gt, _, _ = data(5, 6)
+    metrics = HandMetrics()
+    metrics.update(gt * np.array([-2.0, 2.0, 2.0]) + 7, gt)
+    values = metrics.compute()
+    assert values["epe_pa_mm"] == pytest.approx(0, abs=1e-9)
+    assert values["auc_pa_0_50"] > 0.99
+    assert values["pa_mpjpe_mm"] > 10
+    metrics.update(gt, gt)
+    assert metrics.compute()["epe_pa_mm"] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_labelled_hand_type_decides_what_counts_as_two_hands() -> None:
+    pred, gt, valid, _ = data(6, 3, 2)
+    valid[:] = True
+    valid[1, 0] = False
+    named, found = HandMetrics(), HandMetrics()
+    named.update(pred, gt, valid, interacting=np.array([True, True, False]))
+    found.update(pred, gt, valid)
+    two, single = named.compute()["mpjpe_two_mm"], named.compute()["mpjpe_single_mm"]
+    assert two == pytest.approx(float(interhand_mpjpe(pred[:2], gt[:2], valid[:2])))
+    assert single == pytest.approx(float(interhand_mpjpe(pred[2:], gt[2:], valid[2:])))
+    assert found.compute()["mpjpe_single_mm"] != pytest.approx(single)
+    with pytest.raises(ValueError, match=r"expected \(N,\)"):
+        HandMetrics().update(pred[:, 0], gt[:, 0], interacting=np.ones(3, bool))
+    with pytest.raises(ValueError, match="interacting has shape"):
+        HandMetrics().update(pred, gt, interacting=np.ones(2, bool))

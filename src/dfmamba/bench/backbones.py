@@ -13,10 +13,11 @@ from dfmamba.bench.contest import Absent, Entrant, Row, contest, waiter
 from dfmamba.bench.forms import FORMS, Ring, Variant, call_of, gathered, many_compilations, variants
 from dfmamba.bench.memory import peak_bytes
 from dfmamba.bench.networks import PEERS, Features, Network, build, networks
-from dfmamba.bench.report import Table, milliseconds, remarks
+from dfmamba.bench.report import milliseconds, remarks
 from dfmamba.bench.timing import Plan
 from dfmamba.models import count_macs, count_parameters
 from dfmamba.ops import use_backend
+from dfmamba.tables import Table
 
 TOLERANCE_FORWARD, TOLERANCE_TRAIN = 1e-3, 2e-2
 

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from dfmamba.bench.contest import Absent, Entrant, contest, relative_error, waiter
-from dfmamba.bench.report import Table, milliseconds, remarks
+from dfmamba.bench.report import milliseconds, remarks
 from dfmamba.bench.timing import Plan
 from dfmamba.heads import HandPoseOutput
 from dfmamba.models import HandPoseModel, count_macs, count_parameters, list_models, load
 from dfmamba.ops import use_backend
 from dfmamba.predict import Prediction
 from dfmamba.predict.predictor import Predictor
+from dfmamba.tables import Table
 
 TOLERANCE = 1e-2
 """Later looks are aimed by earlier ones, which magnifies rounding."""

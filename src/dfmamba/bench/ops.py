@@ -14,9 +14,10 @@ from torch import Tensor
 from dfmamba.bench.competitors import INSTALL, OPERATORS, Operator
 from dfmamba.bench.contest import Absent, Entrant, Row, contest, first_line, relative_error, waiter
 from dfmamba.bench.operands import Function, Problem, Shape, growth_shapes, real_shapes
-from dfmamba.bench.report import Table, milliseconds, ratio, remarks
+from dfmamba.bench.report import milliseconds, ratio, remarks
 from dfmamba.bench.timing import Plan
 from dfmamba.ops import backend
+from dfmamba.tables import Table
 
 TOLERANCE_FORWARD, TOLERANCE_BACKWARD = 1e-4, 1e-3
 

@@ -13,27 +13,11 @@ from typing import Any
 
 from dfmamba.bench.contest import Row
 from dfmamba.bench.timing import Plan
+from dfmamba.tables import Table
 
 SCHEMA = "dfmamba.bench/1"
 PEERS = ("torchvision", "timm", "mambapy")
 """Distributions that competitors come from."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells of text.
-
-    Attributes:
-        title: what is compared.
-        header: names of the columns.
-        rows: cells, as many in each as in the header.
-        notes: lines below the table.
-    """
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,13 +59,13 @@ class Report:
 
     def text(self) -> str:
         """For a terminal."""
-        parts = [*self._head(), *("\n".join(_text(table)) for table in self.tables)]
+        parts = [*self._head(), *(table.text() for table in self.tables)]
         return "\n\n".join(parts)
 
     def markdown(self) -> str:
         """For a document."""
         command, *facts = self._head()
-        body = "\n\n".join("\n".join(_markdown(table)) for table in self.tables)
+        body = "\n\n".join(table.markdown() for table in self.tables)
         return f"`{command}`\n\n" + "  \n".join(facts) + f"\n\n{body}\n"
 
     def _head(self) -> list[str]:
@@ -155,19 +139,3 @@ def remarks(rows: Iterable[Row]) -> tuple[str, ...]:
     """Notes on the rows that were not timed, each once."""
     found = (f"{row.name}: {row.status}, {row.note}" for row in rows if row.timing is None)
     return tuple(dict.fromkeys(found))
-
-
-def _text(table: Table) -> list[str]:
-    grid = [table.header, *table.rows]
-    widths = [max(len(row[i]) for row in grid) for i in range(len(table.header))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in grid]
-    return [table.title, *lines, *table.notes]
-
-
-def _markdown(table: Table) -> list[str]:
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    lines = [f"**{table.title}**", "", line(table.header), "|" + "---|" * len(table.header)]
-    lines += [line(row) for row in table.rows]
-    return [*lines, *(f"\n{note}" for note in table.notes)]

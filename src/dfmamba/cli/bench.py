@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 if TYPE_CHECKING:
-    from dfmamba.bench.report import Report, Table
+    from dfmamba.bench.report import Report
     from dfmamba.bench.timing import Plan
+    from dfmamba.tables import Table
 
     Outcome = tuple[list[dict[str, Any]], list[Table]]
 

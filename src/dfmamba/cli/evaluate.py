@@ -78,16 +78,27 @@ def run(options: Namespace) -> int:
         from dfmamba.cli import scoring
 
         return scoring.run(options)
-    if options.dataset not in (*OWN, *KINDS):
-        from dfmamba.cli import evaluate_dataset
-
-        return evaluate_dataset.run(options)
     from dfmamba.hands.upright import CLOSE_FACTOR
     from dfmamba.models import load
     from dfmamba.train.evaluate import FIGURES, evaluate
 
-    sets = _sets(options)
-    model = load(options.model, options.device)
+    sets: dict[str, Any]
+    if options.dataset in (*OWN, *KINDS):
+        sets = _sets(options)
+        model = load(options.model, options.device)
+    else:
+        from dfmamba.cli import evaluate_dataset
+
+        data = evaluate_dataset.open_split(options)
+        model = load(options.model, options.device)
+        if model.config.framework is not None:
+            return evaluate_dataset.run(options, model, data)
+        if data.ORDER != "openpose":
+            raise ValueError(
+                f"model {options.model!r} gives OpenPose's 21 joints, {options.dataset!r} has others: "
+                f"dfmamba train {options.dataset} --data {options.data}"
+            )
+        sets = {options.dataset: data.evenly(options.limit)}
     results: dict[str, dict[str, float]] = {}
     for name, samples in sets.items():
         results[name] = evaluate(model, samples, options.box, refine=options.refine)

@@ -35,6 +35,9 @@ class DatasetInfo:
     license: str = ""
 
 
+FIXTURE_MARK = "synthetic_fixture.txt"
+"""File that tells a fixture from a real copy."""
+
 DATASETS: dict[str, DatasetInfo] = {
     "interhand26m": DatasetInfo(
         "InterHand2.6M", "interhand", "InterHand26M", "train", "test",
@@ -118,3 +121,10 @@ def write_fixture(name: str, root: str | Path, count: int = 32, seed: int = 0) -
         raise ValueError(f"{folder}: exists and is not an empty folder; choose another")
     folder.mkdir(parents=True, exist_ok=True)
     importlib.import_module(f"dfmamba.data.fixtures.{info.module}").write(folder, count, seed)
+    text = f"Not {info.title}: synthetic hands in its layout. Figures on them say nothing of a method.\n"
+    (folder / FIXTURE_MARK).write_text(text, encoding="utf-8")
+
+
+def is_fixture(root: str | Path) -> bool:
+    """Whether a folder is a synthetic copy that `write_fixture` made."""
+    return (Path(root) / FIXTURE_MARK).is_file()

@@ -33,14 +33,23 @@ PROTOCOLS: dict[str, str] = {
     "mpjpe_scaled_mm": "as mpjpe_mm, after alignment of the scale about the wrist by least squares",
     "mpjpe_bone_scaled_mm": "DetNet: wrist and length of the bone wrist-middle_mcp aligned; wrist counted",
     "pa_mpjpe_mm": "mean over all valid joints after Procrustes alignment without reflection",
+    "epe_mm": "RHD, DexYCB: mean per joint, right and left together, then over 21 joints, wrist counted as 0",
+    "epe_absolute_mm": "DexYCB: as epe_mm, in the camera frame, nothing aligned",
+    "epe_pa_mm": "DexYCB, FreiHAND: as epe_mm, after Procrustes alignment that may mirror as theirs does",
     "auc_0_50": "area under the root-relative PCK curve, 0-50 mm, 100 thresholds, wrist counted",
     "auc_20_50": "area under the root-relative PCK curve, 20-50 mm, 15 thresholds, wrist counted",
+    "auc_absolute_0_50": "as auc_0_50, of the errors of epe_absolute_mm",
+    "auc_pa_0_50": "as auc_0_50, of the errors of epe_pa_mm",
     "auc_bone_scaled_20_50": "DetNet: as auc_20_50, after the alignment of mpjpe_bone_scaled_mm",
     "mrrpe_mm": "left wrist relative to the right wrist, samples with both",
     "handedness_accuracy": "share of samples with both hands rightly called present or absent",
     "samples": "number of samples",
 }
-"""What each value of `HandMetrics.compute` is. Lengths in mm, areas and accuracy 0 to 1."""
+"""What each value of `HandMetrics.compute` is. Lengths in mm, areas and accuracy 0 to 1.
+
+Means per joint are over the samples in which the joint counts, and joints that never count are left out.
+Curves are per joint too, right and left hands together, and averaged over the 21 joints.
+"""
 
 
 class _Sums:
@@ -56,23 +65,43 @@ class _Sums:
         errors, mask = errors.cpu(), mask.cpu()
         self.total += errors.where(mask, torch.zeros_like(errors)).sum(0)
         self.count += mask.sum(0)
-        for below, thresholds in zip(self.below, (_WIDE, _NARROW), strict=False):
-            # One sorted pass per joint instead of one comparison per threshold.
-            for joint in range(errors.shape[1]):
-                ordered = errors[:, joint][mask[:, joint]].sort().values
-                below[joint] += torch.searchsorted(ordered, thresholds, right=True)
+        if self.below:
+            # Errors that don't count are beyond every threshold.
+            ordered = errors.where(mask, torch.full_like(errors, torch.inf)).T.contiguous().sort(-1).values
+            for below, thresholds in zip(self.below, (_WIDE, _NARROW), strict=True):
+                each = thresholds.expand(len(ordered), -1).contiguous()
+                below += torch.searchsorted(ordered, each, right=True)
 
     def pooled(self, skip: tuple[int, ...] = ()) -> float:
         keep = [joint for joint in range(len(self.total)) if joint not in skip]
         return float(self.total[keep].sum() / self.count[keep].sum())
 
-    def per_joint(self) -> float:
-        seen = self.count > 0
-        return float((self.total[seen] / self.count[seen]).mean())
+    def per_joint(self, sides: bool = True) -> float:
+        """Mean over joints of their means; without `sides` both hands go into the same 21 joints."""
+        total, count = (self.total, self.count) if sides else (_folded(self.total), _folded(self.count))
+        seen = count > 0
+        return float((total[seen] / count[seen]).mean())
 
     def auc(self, which: int) -> float:
         thresholds = (_WIDE, _NARROW)[which]
-        return float(area(share(self.below[which], self.count), thresholds))
+        return float(area(share(_folded(self.below[which]), _folded(self.count)), thresholds))
+
+
+def _folded(values: Tensor) -> Tensor:
+    """Sums of both hands: (21 or 42, ...) -> (21, ...)."""
+    return values.unflatten(0, (-1, 21)).sum(0)
+
+
+def _similar(pred: Tensor, gt: Tensor, mask: Tensor) -> Tensor:
+    """Errors (..., J) after the best similarity, mirrored or not, over the joints of the mask.
+
+    DexYCB's and FreiHAND's evaluation take SciPy's `orthogonal_procrustes`, which may mirror. A flat hand is
+    often nearer when it does.
+    """
+    mirror = pred.new_tensor((-1.0, 1.0, 1.0))
+    plain, mirrored = (joint_errors(procrustes_aligned(p, gt, mask), gt) for p in (pred, pred * mirror))
+    off = [(e**2).where(mask, torch.zeros_like(e)).sum(-1, keepdim=True) for e in (plain, mirrored)]
+    return torch.where(off[1] < off[0], mirrored, plain)
 
 
 class HandMetrics:
@@ -84,7 +113,7 @@ class HandMetrics:
         >>> metrics.compute()["mpjpe_mm"]  # doctest: +SKIP
     """
 
-    _CURVES = ("root", "bone")
+    _CURVES = ("root", "bone", "absolute", "similar")
 
     def __init__(self) -> None:
         self.hands = 0
@@ -101,6 +130,7 @@ class HandMetrics:
         visible: ArrayLike | None = None,
         pred_present: ArrayLike | None = None,
         gt_present: ArrayLike | None = None,
+        interacting: ArrayLike | None = None,
     ) -> None:
         """Add a batch.
 
@@ -112,9 +142,12 @@ class HandMetrics:
             visible: like `valid`; gives the split into visible and occluded joints.
             pred_present: (N, 2) bool or probability; with `gt_present` gives the handedness accuracy.
             gt_present: (N, 2) bool.
+            interacting: (N,) bool, the samples of the figures for two hands; the others are single. None
+                takes those with valid joints on both hands. InterHand2.6M goes by the labelled hand type,
+                also where only one of two hands has joints.
 
         Raises:
-            ValueError: on wrong shapes, or one hand after two.
+            ValueError: on wrong shapes, one hand after two, or `interacting` for one hand.
         """
         pred, gt = as_pair(pred_mm, gt_mm)
         if pred.ndim == 3 and pred.shape[1:] == (21, 3):
@@ -131,6 +164,14 @@ class HandMetrics:
         seen = None if visible is None else as_valid(visible, pred[..., 0])
         if (pred_present is None) != (gt_present is None):
             raise ValueError("pred_present and gt_present go together; one of them is missing")
+        both = mask.reshape(len(pred), hands, 21).any(-1).all(-1) if hands == 2 else None
+        if interacting is not None:
+            if both is None or tuple(interacting.shape) != both.shape:
+                raise ValueError(
+                    f"interacting has shape {tuple(interacting.shape)} beside joints {tuple(pred.shape)}; "
+                    "expected (N,) beside (N, 2, 21, 3)"
+                )
+            both = as_valid(interacting, both)
         presence = None
         if pred_present is not None and gt_present is not None:
             presence = float(handedness_accuracy(pred_present, gt_present))
@@ -144,7 +185,6 @@ class HandMetrics:
 
         root_mask = rooted(mask, pred[..., 0], 0)
         root = joint_errors(root_aligned(pred, gt), gt)
-        both = mask.reshape(len(pred), hands, 21).any(-1).all(-1) if hands == 2 else None
         self._add("absolute", joint_errors(pred, gt), mask)
         self._add("root", root, root_mask)
         if both is not None:
@@ -157,6 +197,7 @@ class HandMetrics:
         bone_mask = root_mask & root_mask[..., 9:10]
         self._add("bone", joint_errors(root_scale_aligned(pred, gt, bone=(0, 9)), gt), bone_mask)
         self._add("procrustes", joint_errors(procrustes_aligned(pred, gt, mask), gt), mask)
+        self._add("similar", _similar(pred, gt, mask), mask)
         if hands == 2:
             count = int(mask[:, :, 0].all(-1).sum())
             if count:
@@ -186,10 +227,17 @@ class HandMetrics:
             ("mpjpe_interhand_mm", "root"),
             ("mpjpe_single_mm", "single"),
             ("mpjpe_two_mm", "two"),
-            ("mpjpe_bone_scaled_mm", "bone"),
         ):
             if name in found:
                 values[key] = found[name].per_joint()
+        for key, name in (
+            ("mpjpe_bone_scaled_mm", "bone"),
+            ("epe_mm", "root"),
+            ("epe_absolute_mm", "absolute"),
+            ("epe_pa_mm", "similar"),
+        ):
+            if name in found:
+                values[key] = found[name].per_joint(sides=False)
         for key, name in (("mpjpe_absolute_mm", "absolute"), ("pa_mpjpe_mm", "procrustes")):
             if name in found:
                 values[key] = found[name].pooled()
@@ -197,6 +245,9 @@ class HandMetrics:
             values["auc_0_50"], values["auc_20_50"] = found["root"].auc(0), found["root"].auc(1)
         if "bone" in found:
             values["auc_bone_scaled_20_50"] = found["bone"].auc(1)
+        for key, name in (("auc_absolute_0_50", "absolute"), ("auc_pa_0_50", "similar")):
+            if name in found:
+                values[key] = found[name].auc(0)
         for key, (total, count) in (("mrrpe_mm", self._mrrpe), ("handedness_accuracy", self._handedness)):
             if count:
                 values[key] = total / count

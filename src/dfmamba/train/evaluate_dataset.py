@@ -42,7 +42,8 @@ def evaluate_dataset(
 ) -> tuple[dict[str, Any], Report, list[np.ndarray]]:
     """Errors of a model on the samples of a split.
 
-    A joint counts where the data set labels it, whether or not the crop shows it.
+    A joint counts where the data set labels it, whether or not the crop shows it. "Two hands" are the samples
+    that are labelled to show both, whether or not both have joints.
 
     Args:
         model: in evaluation mode.
@@ -59,11 +60,8 @@ def evaluate_dataset(
         ValueError: no sample is usable.
     """
     report = Report()
-    chosen = np.arange(len(dataset))
-    if limit is not None and limit < len(dataset):
-        chosen = np.linspace(0, len(dataset) - 1, limit).round().astype(int)
     scores = _Scores(dataset.ORDER)
-    for chunk in batched(_usable(dataset, framework, chosen.tolist(), report), batch):
+    for chunk in batched(_usable(dataset, framework, dataset.spaced(limit), report), batch):
         scores.add([sample for sample, _ in chunk], predict_dataset(model, framework, chunk))
         report.kept += len(chunk)
     if not report.kept:
@@ -96,7 +94,9 @@ class _Scores:
         if self.benchmark is None:
             valid = np.stack([sample.valid for sample in samples])
             truth = np.stack([sample.joints_cam_mm for sample in samples]).astype(np.float64)
-            self.metrics.update(joints_cam_mm, truth, valid, np.stack([s.visible for s in samples]) & valid)
+            visible = np.stack([sample.visible for sample in samples]) & valid
+            interacting = np.array([sample.present.all() for sample in samples])
+            self.metrics.update(joints_cam_mm, truth, valid, visible, interacting=interacting)
             return
         for sample, joints in zip(samples, joints_cam_mm, strict=True):
             hand = int(sample.present.argmax())

@@ -106,7 +106,8 @@ class Recipe:
 
 
 _A2J: dict[str, Any] = {"name": "a2j"}
-_DETNET: dict[str, Any] = {"name": "detnet"}
+_DETNET: dict[str, Any] = {"name": "detnet", "factor": 1.75}
+_TOOLKIT_CROP: dict[str, Any] = {"box": "labelled", "least_px": 100.0, "integer_centre": False}
 
 RECIPES: dict[str, Recipe] = {
     "interhand26m": Recipe(
@@ -128,7 +129,8 @@ RECIPES: dict[str, Recipe] = {
         "whether the paper used S0 or S1 is not established: --split s1_train --test_split s1_test",
     ),
     "assemblyhands": Recipe(
-        "assemblyhands", _DETNET, epochs=120, batch_size=128, lr=1e-3, splits=("train", "val"),
+        "assemblyhands", _DETNET | _TOOLKIT_CROP, epochs=120, batch_size=128, lr=1e-3,
+        splits=("train", "val"),
         note="as dexycb; tested on val, since the test labels are not public",
     ),
     "freihand": Recipe(
