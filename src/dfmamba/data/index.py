@@ -6,7 +6,9 @@ does, it is made anew.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -24,6 +26,8 @@ VERSION = 1
 FACTS_FILE = "index.json"
 EXAMPLES = 3
 """How many of the entries left out for one reason are named."""
+CHUNK = 4096
+"""Rows that are held in memory while an index is written."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Report:
 
 def cache_root() -> Path:
     """Folder of everything that can be made again: `$XDG_CACHE_HOME/dfmamba`, or `~/.cache/dfmamba`."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dfmamba"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dfmamba"
 
 
 def fingerprint(sources: Iterable[Path]) -> list[list[Any]]:
@@ -117,17 +121,26 @@ class Index:
     """
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        self._made_of = folder, facts
         self.report = Report(**facts["report"])
         self.order: str = facts["order"]
         self._strings: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._columns: dict[str, np.ndarray] = {}
         for name in facts["columns"]:
-            self._columns[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
+            self._columns[name] = _mapped(folder / f"{name}.npy")
         for name in facts["texts"]:
             self._strings[name] = (
-                np.load(folder / f"{name}.npy", mmap_mode="r"),
-                np.load(folder / f"{name}-ends.npy", mmap_mode="r"),
+                _mapped(folder / f"{name}.npy"),
+                _mapped(folder / f"{name}-ends.npy"),
             )
+
+        ends = (ends for _, ends in self._strings.values())
+        if {len(column) for column in (*self._columns.values(), *ends)} != {self.report.kept}:
+            raise ValueError(f"{folder}: columns differ in length")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy for another process maps the files again; pickled arrays would hold all labels.
+        return Index, self._made_of
 
     def __len__(self) -> int:
         return len(self._columns["valid"])
@@ -136,7 +149,7 @@ class Index:
         """One entry of a column of text: "id", "picture", "depth" or "group"."""
         data, ends = self._strings[name]
         start = int(ends[i - 1]) if i else 0
-        return bytes(data[start : int(ends[i])]).decode()
+        return bytes(data[start : int(ends[i])]).decode(errors="surrogatepass")
 
     def column(self, name: str) -> np.ndarray:
         """A whole column of numbers: a field of `Row`; cameras are (n, 4), nan where unknown."""
@@ -161,6 +174,10 @@ class Index:
             size=(width, height),
             extra=tuple(get["extra"][i].tolist()),
         )
+
+
+def _mapped(path: Path) -> np.ndarray:
+    return np.lib.format.open_memmap(path, mode="r")
 
 
 _TEXTS = ("id", "picture", "depth", "group")
@@ -192,52 +209,120 @@ def write_index(
 
     Raises:
         OSError: the folder can't be written.
+        ValueError: rows differ in shape.
     """
-    texts: dict[str, list[bytes]] = {name: [] for name in _TEXTS}
-    numbers: dict[str, list[Any]] = {name: [] for name in _NUMBERS}
-    for row in rows:
-        for name in _TEXTS:
-            texts[name].append(getattr(row, name).encode())
-        camera = row.camera
-        for name, dtype in _NUMBERS.items():
-            value: Any = getattr(row, name)
-            if name == "camera":
-                value = [math.nan] * 4 if camera is None else [camera.fx, camera.fy, camera.cx, camera.cy]
-            numbers[name].append(np.asarray(value, dtype))
-    report.kept = len(texts["id"])
     draft = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
+    try:
+        report.kept = _write_columns(draft, rows, joints)
+        facts = {
+            "version": VERSION,
+            "key": dict(key),
+            "order": order,
+            "columns": list(_NUMBERS),
+            "texts": list(_TEXTS),
+            "report": {"kept": report.kept, "left_out": report.left_out, "examples": report.examples},
+        }
+        (draft / FACTS_FILE).write_text(json.dumps(facts, indent=1, default=str), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            os.replace(draft, folder)
+        except OSError:
+            # Another process may have made the same index at the same time.
+            found = open_index(folder, key)
+            if found is None:
+                raise
+            return found
+        return Index(folder, facts)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write_columns(folder: Path, rows: Iterable[Row], joints: int) -> int:
+    """Writes the .npy files of an index, `CHUNK` rows at a time; returns the number of rows."""
     empty = {"joints_cam_mm": (2, joints, 3), "joints_2d_px": (2, joints, 2), "box_xyxy": (4,)} | {
         "valid": (2, joints), "visible": (2, joints), "present": (2,), "camera": (4,), "size": (2,),
         "extra": (0,),
     }  # fmt: skip
-    for name, values in numbers.items():
-        column = np.stack(values) if values else np.zeros((0, *empty[name]), _NUMBERS[name])
-        np.save(draft / f"{name}.npy", column)
-        values.clear()
-    for name, words in texts.items():
-        np.save(draft / f"{name}.npy", np.frombuffer(b"".join(words), np.uint8))
-        np.save(draft / f"{name}-ends.npy", np.cumsum([len(word) for word in words], dtype=np.int64))
-    facts = {
-        "version": VERSION,
-        "key": dict(key),
-        "order": order,
-        "columns": list(_NUMBERS),
-        "texts": list(_TEXTS),
-        "report": {"kept": report.kept, "left_out": report.left_out, "examples": report.examples},
-    }
-    (draft / FACTS_FILE).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(draft, folder)
-    return Index(folder, facts)
+    count = 0
+    with contextlib.ExitStack() as stack:
+        files: dict[str, _ColumnFile] = {}
+        for name, dtype in {**_NUMBERS, **{n: np.uint8 for n in _TEXTS}}.items():
+            files[name] = stack.enter_context(_ColumnFile(folder / f"{name}.npy", dtype))
+        for name in _TEXTS:
+            files[f"{name}-ends"] = stack.enter_context(_ColumnFile(folder / f"{name}-ends.npy", np.int64))
+        ends = dict.fromkeys(_TEXTS, 0)
+        source = iter(rows)
+        while chunk := list(itertools.islice(source, CHUNK)):
+            count += len(chunk)
+            for name, dtype in _NUMBERS.items():
+                files[name].append(np.stack([np.asarray(_value(row, name), dtype) for row in chunk]))
+            for name in _TEXTS:
+                words = [getattr(row, name).encode(errors="surrogatepass") for row in chunk]
+                files[name].append(np.frombuffer(b"".join(words), np.uint8))
+                places = ends[name] + np.cumsum([len(word) for word in words], dtype=np.int64)
+                files[f"{name}-ends"].append(places)
+                ends[name] = int(places[-1])
+        if not count:
+            for name, dtype in _NUMBERS.items():
+                files[name].append(np.zeros((0, *empty[name]), dtype))
+    return count
+
+
+def _value(row: Row, name: str) -> Any:
+    camera = row.camera
+    if name != "camera":
+        return getattr(row, name)
+    return [math.nan] * 4 if camera is None else [camera.fx, camera.fy, camera.cx, camera.cy]
+
+
+class _ColumnFile:
+    """A .npy file that grows: its header, whose length doesn't depend on the rows, is written last."""
+
+    def __init__(self, path: Path, dtype: type) -> None:
+        self._file = path.open("wb")
+        self._dtype = np.dtype(dtype)
+        self._rows = 0
+        self._entry: tuple[int, ...] | None = None
+
+    def append(self, values: np.ndarray) -> None:
+        """Writes further rows.
+
+        Raises:
+            ValueError: their shape differs from those before.
+        """
+        if self._entry is None:
+            self._entry = values.shape[1:]
+            self._write_header()
+        if values.shape[1:] != self._entry or values.dtype != self._dtype:
+            raise ValueError(
+                f"{self._file.name}: rows of {values.dtype} {values.shape[1:]}, "
+                f"those before of {self._dtype} {self._entry}"
+            )
+        self._file.write(np.ascontiguousarray(values).tobytes())
+        self._rows += len(values)
+
+    def __enter__(self) -> _ColumnFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            self._write_header()
+
+    def _write_header(self) -> None:
+        self._file.seek(0)
+        shape = (self._rows, *(self._entry or ()))
+        facts = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, facts)
 
 
 def open_index(folder: Path, key: Mapping[str, Any]) -> Index | None:
     """The index of a folder, or None where there is none for this key, or a damaged one."""
     try:
         facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
-        if facts.get("version") != VERSION or facts.get("key") != json.loads(json.dumps(dict(key))):
+        wanted = json.loads(json.dumps(dict(key), default=str))
+        if facts.get("version") != VERSION or facts.get("key") != wanted:
             return None
         return Index(folder, facts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -246,6 +331,6 @@ def open_index(folder: Path, key: Mapping[str, Any]) -> Index | None:
 
 def index_folder(name: str, split: str, root: Path, options: Mapping[str, Any]) -> Path:
     """Where the index of one split of one copy of a data set lies."""
-    named = json.dumps([str(root.resolve()), dict(options)], sort_keys=True)
+    named = json.dumps([str(root.resolve()), dict(options)], sort_keys=True, default=str)
     mark = hashlib.sha256(named.encode()).hexdigest()[:10]
     return cache_root() / "index" / f"{name}-{split}-{mark}"

@@ -124,6 +124,16 @@ class IndexedDataset(ABC):
     def __iter__(self) -> Iterator[HandSample]:
         return (self[i] for i in range(len(self)))
 
+    def evenly(self, limit: int | None = None) -> Iterator[HandSample]:
+        """Some samples with their pictures, evenly spaced over the split; all where `limit` is None."""
+        return (self[i] for i in self.spaced(limit))
+
+    def spaced(self, limit: int | None = None) -> list[int]:
+        """Indices of at most `limit` evenly spaced samples, of all where it is None."""
+        if limit is None or limit >= len(self):
+            return list(range(len(self)))
+        return np.linspace(0, len(self) - 1, max(limit, 0)).round().astype(int).tolist()
+
     def labels(self, i: int, pictures: bool = False) -> HandSample:
         """One sample, without its picture unless asked for.
 
@@ -197,10 +207,19 @@ def complete_row(row: Row, joints: int) -> tuple[Row | None, str]:
         The complete row and "", or None and the reason.
     """
     shape = (2, joints, 3)
-    cam = np.asarray(row.joints_cam_mm, np.float64)
-    valid = np.asarray(row.valid, bool)
+    try:
+        cam = np.asarray(row.joints_cam_mm, np.float64)
+        valid = np.asarray(row.valid, bool)
+        visible = None if row.visible is None else np.asarray(row.visible, bool)
+        pixels = None if row.joints_2d_px is None else np.asarray(row.joints_2d_px, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return None, "labels are not arrays of numbers"
     if cam.shape != shape or valid.shape != shape[:2]:
-        return None, f"joints have shape {cam.shape}, validity {valid.shape}; expected {shape}"
+        return None, f"wrong number of joints, or coordinates: expected {shape}"
+    if visible is not None and visible.shape != shape[:2]:
+        return None, f"wrong number of joints in the visibility: expected {shape[:2]}"
+    if not 1 <= min(row.size) <= max(row.size) < LARGEST:
+        return None, "the picture has no plausible size"
     if not valid.any():
         return None, "no valid joint"
     if not (np.abs(cam[valid]) < LARGEST).all():
@@ -208,28 +227,32 @@ def complete_row(row: Row, joints: int) -> tuple[Row | None, str]:
     if (cam[valid][:, 2] <= 0).any():
         return None, "a joint lies behind the camera"
     cam = np.where(valid[..., None], cam, 0.0)
-    pixels = row.joints_2d_px
+    projected = None
+    if row.camera is not None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            projected = row.camera.project(cam)
     if pixels is None:
-        if row.camera is None:
+        if projected is None:
             return None, "neither pixels nor a camera"
-        pixels = row.camera.project(cam)
-    else:
-        pixels = np.asarray(pixels, np.float64)
-        if pixels.shape != (2, joints, 2):
-            return None, f"pixels have shape {pixels.shape}; expected (2, {joints}, 2)"
-        if not (np.abs(pixels[valid]) < LARGEST).all():
-            return None, "a pixel is not finite or absurdly far"
-        if row.camera is not None:
-            off = np.linalg.norm(row.camera.project(cam)[valid] - pixels[valid], axis=-1)
-            if np.median(off) > LARGEST_OFFSET_PX:
-                return None, "3D joints don't fall on their pixels: wrong intrinsics"
+        pixels = projected
+    elif pixels.shape != (2, joints, 2):
+        return None, f"wrong number of pixels: expected {(2, joints, 2)}"
+    if not (np.abs(pixels[valid]) < LARGEST).all():
+        return None, "a pixel is not finite or absurdly far"
+    if projected is not None:
+        off = np.linalg.norm(projected[valid] - pixels[valid], axis=-1)
+        if not np.median(off) <= LARGEST_OFFSET_PX:
+            return None, "3D joints don't fall on their pixels: wrong intrinsics"
     pixels = np.where(valid[..., None], pixels, 0.0)
     box = row.box_xyxy
     if box is None:
         box = box_of_points(pixels, valid)
     else:
-        box = np.asarray(box, np.float64)
-        if box.shape != (4,) or not np.isfinite(box).all():
+        try:
+            box = np.asarray(box, np.float64)
+        except (TypeError, ValueError, OverflowError):
+            return None, "the box is not four finite numbers"
+        if box.shape != (4,) or not (np.abs(box) < LARGEST).all():
             return None, "the box is not four finite numbers"
     low, high = box[:2], box[2:]
     if not (high > low).all():
@@ -240,14 +263,13 @@ def complete_row(row: Row, joints: int) -> tuple[Row | None, str]:
         return None, "most joints lie outside of the box: wrong intrinsics"
     width, height = row.size
     inside = ((pixels >= -0.5) & (pixels <= np.array([width, height]) - 0.5)).all(-1)
-    visible = inside if row.visible is None else np.asarray(row.visible, bool)
     present = np.asarray(valid.any(1) if row.present is None else row.present, bool)
     return replace(
         row,
         joints_cam_mm=cam,
         joints_2d_px=pixels,
         valid=valid,
-        visible=visible & valid,
+        visible=(inside if visible is None else visible) & valid,
         present=present | valid.any(1),
         box_xyxy=box,
     ), ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,13 @@ def open_dataset(name: str, root: str | Path, split: str, **options: Any) -> Ind
         ValueError: unknown name, split or option, or nothing usable in it.
         OSError: the folder or a file of labels is missing.
     """
-    return reader_class(name)(root, split, **options)
+    reader = reader_class(name)
+    known = inspect.signature(reader).parameters
+    unknown = sorted(set(options) - set(known))
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        named = ", ".join(list(known)[2:]) or "none"
+        raise ValueError(f"unknown option {unknown[0]!r} of {name}; known: {named}")
+    return reader(root, split, **options)
 
 
 def write_fixture(name: str, root: str | Path, count: int = 32, seed: int = 0) -> None:

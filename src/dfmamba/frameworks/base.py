@@ -84,8 +84,13 @@ class Framework(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold, with the framework's name."""
-        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        return {"name": self.NAME, **plain}
+        return {"name": self.NAME, **_plain(asdict(self))}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
 
 
 def framework_from_dict(values: Mapping[str, Any]) -> Framework:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dfmamba.io.files import write_atomic
+
 
 def read_joint_file(path: str | Path, joints: int) -> np.ndarray:
     """Joints of all frames.
@@ -51,6 +53,27 @@ def read_joint_file(path: str | Path, joints: int) -> np.ndarray:
     if not frames:
         raise ValueError(f"{path}: no frames in it")
     return np.stack(frames)
+
+
+def write_joint_file(path: str | Path, joints: np.ndarray) -> None:
+    """Writes joints as `read_joint_file` reads them: numbers with three decimals, separated by spaces.
+
+    Args:
+        path: the file; replaced at once, or left as it was.
+        joints: (frames, joints, 3), for the depth benchmarks u, v in pixels and d in mm.
+
+    Raises:
+        OSError: the file can't be written.
+        ValueError: there are no joints, another shape, or a value that is not finite.
+    """
+    values = np.asarray(joints, dtype=np.float64)
+    if values.ndim != 3 or values.shape[2] != 3 or not values.size:
+        raise ValueError(f"joints have shape {values.shape}; expected (frames, joints, 3), at least one each")
+    if not np.isfinite(values).all():
+        frame = int(np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))[0])
+        raise ValueError(f"joints of frame {frame} are not finite; expected numbers only")
+    lines = [" ".join(f"{value:.3f}" for value in frame) for frame in values.reshape(len(values), -1)]
+    write_atomic(Path(path), ("\n".join(lines) + "\n").encode())
 
 
 def _is_number(word: str) -> bool:
