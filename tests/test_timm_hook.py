@@ -51,7 +51,7 @@ print("torch" in sys.modules, "timm" in sys.modules, {FINDERS})
 import timm
 print(timm.list_models("dfmamba*"), {FINDERS})
 """
-    assert run(code) == f"False False ['TimmFinder']\n{list_backbones()} []"
+    assert run(code) == f"False False ['TimmFinder']\n{list_backbones(baselines=False)} []"
 
 
 @pytest.mark.parametrize("order", ["timm, dfmamba", "dfmamba, timm", "dfmamba, timm.models"])

@@ -46,14 +46,14 @@ def model() -> nn.Module:
 
 
 def test_registry_lists_every_backbone() -> None:
-    assert timm.list_models("dfmamba*") == list_backbones()
+    assert timm.list_models("dfmamba*") == list_backbones(baselines=False)
     assert not timm.is_model("dfmamba_test")
     timm_models.register()
-    for name in list_backbones():
+    for name in list_backbones(baselines=False):
         assert timm.model_entrypoint(name) is getattr(timm_models, name)
 
 
-@pytest.mark.parametrize("name", list_backbones())
+@pytest.mark.parametrize("name", list_backbones(baselines=False))
 def test_configuration_names_real_modules_and_sizes(name: str) -> None:
     model = make(name)
     cfg = model.pretrained_cfg

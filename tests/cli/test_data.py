@@ -14,6 +14,7 @@ from PIL import Image
 
 from dfmamba.cli import data as data_verb
 from dfmamba.cli.main import VERBS, Verb, main
+from dfmamba.cli.reader_options import parse_options
 from dfmamba.data.index import Report, Row
 from dfmamba.data.indexed import IndexedDataset
 from dfmamba.data.registry import DATASETS, DatasetInfo
@@ -123,7 +124,7 @@ def test_options_reach_the_reader(toy: Path, capsys: pytest.CaptureFixture[str])
     assert main([*words, "scale=3"]) == 1
     assert "no hand has this size" in capsys.readouterr().out
     assert main([*words, "size=3"]) == 2
-    assert "--option size: toy has no such option; it has scale" in capsys.readouterr().out
+    assert "unknown option 'size' of toy; known: scale" in capsys.readouterr().out
 
 
 def test_faults_that_spoil_figures(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,7 +235,7 @@ def test_export_to_shards(tmp_path: Path, toy: Path) -> None:
 
 def test_option_values_have_types() -> None:
     words = ["fps=30", "wide=True", "thin=false", "kind=all", "centres=a=b", "low=-2", "name="]
-    assert data_verb.parse_options(words) == {
+    assert parse_options(words) == {
         "fps": 30,
         "wide": True,
         "thin": False,
@@ -243,12 +244,12 @@ def test_option_values_have_types() -> None:
         "low": -2,
         "name": "",
     }
-    assert data_verb.parse_options(None) == {}
+    assert parse_options(None) == {}
     for word in ("fps", "=3", "a b=3", "²=²"):
         with pytest.raises(ValueError, match="expected NAME=VALUE"):
-            data_verb.parse_options([word])
+            parse_options([word])
     with pytest.raises(ValueError, match="each name once"):
-        data_verb.parse_options(["a=1", "a=1"])
+        parse_options(["a=1", "a=1"])
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,13 @@ def test_depths_follow_the_crop_and_the_unit() -> None:
 
 def test_round_trip_through_json() -> None:
     config = HeadConfig(
-        image_size=176, anchor_depths=(-75.0, 0.0, 75.0), feature_levels=(1, 2), num_joints=14
+        image_size=176,
+        anchor_depths=(-75.0, 0.0, 75.0),
+        feature_levels=(1, 2),
+        num_joints=14,
+        learned_anchors=True,
+        offset_bias=-2.0,
+        box_heads=True,
     )
     assert HeadConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
@@ -50,6 +56,8 @@ def test_unknown_key_is_refused() -> None:
         ({"root_joint": 21}, "root_joint"),
         ({"image_size": 8}, "leaves no anchor"),
         ({"num_layers": 0, "anchor_depths": (-1.0, 1.0)}, "one anchor per cell"),
+        ({"num_layers": 0, "box_heads": True}, "belong to the transformer"),
+        ({"offset_bias": float("nan")}, "offset_bias is nan"),
     ],
 )
 def test_bad_values_are_refused(values: dict[str, object], message: str) -> None:

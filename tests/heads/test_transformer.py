@@ -138,6 +138,56 @@ def test_anchors_are_constants() -> None:
     assert not any("anchors" in name for name in head.state_dict())
 
 
+def quirky_head(**quirks: object) -> TransformerDecoder:
+    torch.manual_seed(0)
+    config = HeadConfig.from_dict({**SMALL.to_dict(), **quirks})
+    decoder = AnchorToJoint((6, 9), (8, 16), config).decoder
+    assert isinstance(decoder, TransformerDecoder)
+    return decoder
+
+
+def test_released_box_heads_are_idle() -> None:
+    decoder = quirky_head(box_heads=True)
+    output = decoder(maps((6, 9), (8, 16)))
+    total = output.joint_logits.sum() + output.present_logits.sum()
+    (total + sum(layer.joints_25d.sum() for layer in output.layers)).backward()
+    idle = {name.split(".")[0] for name, p in decoder.named_parameters() if p.grad is None}
+    assert idle == {"box_heads"}
+    plain = quirky_head()
+    plain.load_state_dict(decoder.state_dict(), strict=False)
+    torch.testing.assert_close(plain(maps((6, 9), (8, 16))).joints_25d, output.joints_25d)
+
+
+def test_released_offset_bias() -> None:
+    """-2 extents of the crop for all outputs of the first layer but the first two."""
+    decoder = quirky_head(offset_bias=-2.0)
+    layers = decoder(maps((6, 9), (8, 16))).layers
+    moved = (layers[0].joints_25d - layers[0].anchors_25d)[..., :2].flatten(1, 2)
+    torch.testing.assert_close(moved[:, 0], torch.zeros(2, 2), rtol=0, atol=1e-3)
+    torch.testing.assert_close(moved[:, 1:], torch.full((2, 41, 2), -2.0 * 64), rtol=0, atol=1e-2)
+    torch.testing.assert_close(layers[1].joints_25d[..., :2], layers[1].anchors_25d[..., :2])
+
+
+def test_released_anchors_move_by_the_first_layer() -> None:
+    decoder = quirky_head(learned_anchors=True)
+    assert "anchors" in dict(decoder.named_parameters())
+    assert "anchors" in decoder.state_dict()
+    fixed = quirky_head()
+    torch.testing.assert_close(decoder.anchors.detach(), fixed.anchors, rtol=0, atol=0)
+    fixed.load_state_dict({k: v for k, v in decoder.state_dict().items() if k != "anchors"})
+    layers = decoder(maps((6, 9), (8, 16))).layers
+    expected = fixed(maps((6, 9), (8, 16))).layers
+    for ours, theirs in zip(layers, expected, strict=True):
+        torch.testing.assert_close(ours.joints_25d, theirs.joints_25d)
+    (first,) = torch.autograd.grad(layers[0].anchors_25d.sum(), decoder.anchors, retain_graph=True)
+    assert first.abs().sum() > 0
+    seen: list[Tensor] = []
+    for layer in decoder.decoder:
+        layer.attention.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))  # type: ignore[union-attr]
+    decoder(maps((6, 9), (8, 16)))
+    assert [reference.requires_grad for reference in seen] == [True, False]
+
+
 @torch.no_grad()
 def test_order_of_anchors_is_irrelevant() -> None:
     head = small_head().eval()

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from dfmamba.backbones.baselines import BASELINES, BaselineConfig, create_baseline
 from dfmamba.backbones.dssm import DSSMConfig
 from dfmamba.backbones.tribrid import Tribrid, TribridConfig, TribridFeatures
 
@@ -43,20 +44,29 @@ BACKBONES: dict[str, TribridConfig] = {
 }
 
 
-def list_backbones(pattern: str = "*") -> list[str]:
-    """Names of the backbones that match a shell-style pattern; `dfmamba_test` is for tests and not listed."""
-    return sorted(name for name in BACKBONES if fnmatch(name, pattern) and name != "dfmamba_test")
+def list_backbones(pattern: str = "*", baselines: bool = True) -> list[str]:
+    """Names of the backbones that match a shell-style pattern, ours first.
+
+    Args:
+        pattern: `*` and `?` as in file names.
+        baselines: list those that timm builds (extra `baselines`) as well.
+
+    `dfmamba_test` is for tests and not listed.
+    """
+    ours = sorted(name for name in BACKBONES if name != "dfmamba_test")
+    return [name for name in [*ours, *(BASELINES if baselines else ())] if fnmatch(name, pattern)]
 
 
-def backbone_config(name: str, **overrides: Any) -> TribridConfig:
-    """Configuration of a named backbone with some fields changed.
+def backbone_config(name: str, **overrides: Any) -> TribridConfig | BaselineConfig:
+    """Configuration of a named backbone with some fields changed; needs no timm.
 
     Raises:
         ValueError: unknown name or field.
     """
-    if name not in BACKBONES:
+    config = BACKBONES.get(name) or BASELINES.get(name)
+    if config is None:
         raise ValueError(f"unknown backbone {name!r}; known: {', '.join(list_backbones())}")
-    return BACKBONES[name].with_overrides(**overrides)
+    return config.with_overrides(**overrides)
 
 
 def create_backbone(
@@ -79,13 +89,16 @@ def create_backbone(
         drop_rate: dropout before the classifier.
         global_pool: "avg", "max", "avgmax", "catavgmax", or "" for a map of class scores.
         **overrides: fields of `TribridConfig`, such as `in_chans`, `drop_path_rate`, `deformable`,
-            `num_anchors` or `replaced={"dssm": "mamba"}`.
+            `num_anchors` or `replaced={"dssm": "mamba"}`; of a baseline, those of its configuration in
+            `dfmamba.backbones.baselines`.
 
     Returns:
-        A `Tribrid`, or a `TribridFeatures` whose `feature_info` has channels and strides.
+        A `Tribrid`, or a `TribridFeatures` or `Baseline` whose `feature_info` has channels and strides.
 
     Raises:
-        ValueError: unknown name or argument, or one of the classifier together with `features_only`.
+        ValueError: unknown name or argument, one of the classifier together with `features_only`, or a
+            baseline without `features_only`.
+        ImportError: a baseline without timm.
 
     Example:
         >>> import torch
@@ -99,5 +112,11 @@ def create_backbone(
             raise ValueError(
                 "a feature backbone has no classifier: leave num_classes, drop_rate and global_pool out"
             )
+        if isinstance(config, BaselineConfig):
+            return create_baseline(config, out_indices)
         return TribridFeatures(config, out_indices)
+    if isinstance(config, BaselineConfig):
+        raise ValueError(
+            f"{name} gives maps only: pass features_only=True, or use timm.create_model for a classifier"
+        )
     return Tribrid(config, num_classes, drop_rate, global_pool)

@@ -40,7 +40,7 @@ default_cfgs: dict[str, dict[str, Any]] = {
         "paper_name": "DF-Mamba: Deformable State Space Modeling for 3D Hand Pose Estimation in Interactions",
         "paper_ids": "arXiv:2512.02727",
     }
-    for name in list_backbones()
+    for name in list_backbones(baselines=False)
 }
 """What timm knows of each model; it looks for this name."""
 

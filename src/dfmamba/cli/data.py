@@ -5,15 +5,12 @@ docs/data.md says which data sets there are and how their folders must look.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-if TYPE_CHECKING:
-    from dfmamba.data.indexed import IndexedDataset
+from dfmamba.cli.reader_options import add_option, parse_options
 
 SCHEMA = "dfmamba.data_check/1"
 SHEET_SAMPLES = 20
@@ -85,47 +82,7 @@ def _add_reader_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--split", type=str, nargs="+", metavar="NAME", help="default: those to train on and to report on"
     )
-    parser.add_argument(
-        "--option", type=str, action="append", metavar="NAME=VALUE", help="of the reader; see docs/data.md"
-    )
-
-
-def parse_options(words: Sequence[str] | None) -> dict[str, Any]:
-    """Read NAME=VALUE words: true and false are bool, digits int, anything else text.
-
-    Raises:
-        ValueError: a word has another form, or a name comes twice.
-    """
-    values: dict[str, Any] = {}
-    for word in words or ():
-        name, equals, value = word.partition("=")
-        if not (equals and name.isidentifier()) or name in values:
-            raise ValueError(f"--option: expected NAME=VALUE, each name once, got {word!r}")
-        digits = value.removeprefix("-")
-        if value.lower() in ("true", "false"):
-            values[name] = value.lower() == "true"
-        else:
-            values[name] = int(value) if digits.isascii() and digits.isdigit() else value
-    return values
-
-
-def open_split(dataset: str, path: str, split: str, values: Mapping[str, Any]) -> IndexedDataset:
-    """Opens a split with options that its reader knows.
-
-    Raises:
-        ValueError: unknown data set, split or option, or nothing usable in it.
-        OSError: a folder or file is missing.
-    """
-    from dfmamba.data.registry import open_dataset, reader_class
-
-    known = inspect.signature(reader_class(dataset)).parameters
-    names = [name for name in known if name not in ("root", "split", "options")]
-    unknown = [name for name in values if name not in names]
-    if unknown and "options" not in known:
-        raise ValueError(
-            f"--option {unknown[0]}: {dataset} has no such option; it has {', '.join(names) or 'none'}"
-        )
-    return open_dataset(dataset, path, split, **values)
+    add_option(parser)
 
 
 def own_split(name: str, dataset: str) -> str:
@@ -195,6 +152,7 @@ def _check_split(
     from dfmamba.cli.main import one_line
     from dfmamba.data.check import check_dataset
     from dfmamba.data.check_labels import Finding, worst
+    from dfmamba.data.registry import open_dataset
 
     findings: list[Finding] = []
     left_out: dict[str, int] = {}
@@ -204,7 +162,7 @@ def _check_split(
         print(f"  {finding.level:<8}  {finding.check:<10}  {one_line(finding.text)}", flush=True)
 
     try:
-        dataset = open_split(options.dataset, options.path, split, values)
+        dataset = open_dataset(options.dataset, options.path, split, **values)
     except (OSError, ValueError) as error:
         tell(Finding("samples", "unusable", str(error)))
     else:
@@ -253,6 +211,7 @@ def _write_sheet(dataset: Any, title: str, path: Path) -> str:
 
 def _export(options: Namespace) -> int:
     from dfmamba.data.own_format import write_own, write_shards
+    from dfmamba.data.registry import open_dataset
 
     if options.per_shard < 1:
         raise ValueError(f"--per-shard: expected at least 1, got {options.per_shard}")
@@ -265,7 +224,7 @@ def _export(options: Namespace) -> int:
         raise ValueError(f"--out {out}: exists and is not an empty folder; choose another")
     lost = False
     for split, name in names.items():
-        dataset = open_split(options.dataset, options.path, split, values)
+        dataset = open_dataset(options.dataset, options.path, split, **values)
         if options.format == "own":
             report = write_own(dataset, out, name)
         else:

@@ -11,6 +11,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from dfmamba.cli.reader_options import add_option
+
 SCHEMA = "dfmamba.eval/1"
 KINDS = ("single", "two", "object", "ego", "depth")
 OWN = ("synthetic", "snap")
@@ -45,7 +47,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--data", type=str, metavar="DIR", help="folder of the data set")
     parser.add_argument("--split", type=str, help="of the data set; by default the one to report on")
-    parser.add_argument("--options", type=dict[str, Any], default={}, help="of the data set's reader")
+    add_option(parser)
     parser.add_argument("--limit", type=int, help="samples of the data set, evenly spaced; all by default")
     parser.add_argument("--batch", type=int, default=32, help="crops per forward pass")
     parser.add_argument("--write", type=str, metavar="FILE", help="'nyu': also write the predictions as text")

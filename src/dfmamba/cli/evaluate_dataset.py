@@ -31,9 +31,10 @@ def open_split(options: Namespace) -> IndexedDataset:
 
 
 def _reader(options: Namespace) -> dict[str, Any]:
+    from dfmamba.cli.reader_options import parse_options
     from dfmamba.train.recipes import recipe
 
-    return {**recipe(options.dataset).options, **options.options}
+    return {**recipe(options.dataset).options, **parse_options(options.option)}
 
 
 def run(options: Namespace, model: HandPoseModel, dataset: IndexedDataset) -> int:

@@ -12,14 +12,16 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from dfmamba.cli.reader_options import add_option, parse_options
+
 _SETTINGS: dict[str, tuple[Any, str]] = {
     "out": (str, "folder of the run; runs/DATASET-BACKBONE by default"),
     "backbone": (str, "dfmamba_tiny, dfmamba_nano, resnet50, convnext_tiny, vit_small or swin_tiny"),
     "backbone_args": (dict[str, Any], "changes to the backbone's configuration"),
+    "backbone_weights": (str, "safetensors file with a baseline's weights under timm's names"),
     "framework": (dict[str, Any], "settings of the framework to change, or another one by its name"),
     "split": (str, "split to train on"),
     "test_split": (str, "split to validate on"),
-    "options": (dict[str, Any], "of the data set's reader"),
     "steps": (int, "optimiser steps, instead of epochs"),
     "batch_size": (int, "samples a step"),
     "optimizer": (str, "adam or adamw"),
@@ -45,6 +47,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--config", action="config", help="YAML or JSON file with some of these settings")
     parser.add_argument("dataset", type=str, help="name of the data set")
     parser.add_argument("--data", type=str, metavar="DIR", help="folder of the data set as downloaded")
+    add_option(parser)
     parser.add_argument("--epochs", type=float | None, default=None, help="passes over the split")
     for name, (kind, text) in _SETTINGS.items():
         parser.add_argument(f"--{name}", type=kind | None, default=None, help=text)
@@ -72,7 +75,7 @@ def run(options: Namespace) -> int:
     changes = {name: options[name] for name in _SETTINGS if options[name] is not None}
     framework = changes.pop("framework", {})
     another = framework.get("name", chosen.framework["name"]) != chosen.framework["name"]
-    reader = {**chosen.options, **changes.pop("options", {})}
+    reader = {**chosen.options, **parse_options(options.option)}
     ranks = Ranks.from_environment(changes.get("device", "cpu"))
     dataset = open_dataset(options.dataset, options.data, changes.get("split", chosen.splits[0]), **reader)
     config = chosen.run(

@@ -39,6 +39,8 @@ class HandSample:
             where the source labels none; zeros without any.
         mask: (H, W) uint8: 0 background, 1 right hand and forearm, 2 left, 3 object, 4 other; or None.
         depth_mm: (H, W) float32, mm along z, 0 where nothing was measured; or None.
+        centre_mm: (3,) float32, mm, camera frame: where a depth framework cuts its crop around, as found by
+            another method; or None.
         id: name of the sample within its data set.
         kind: one of `KINDS`.
         order: name of the joints' order in `dfmamba.hands.skeleton.JOINT_ORDERS`. Only the joints of NYU,
@@ -59,6 +61,7 @@ class HandSample:
     box_xyxy: np.ndarray
     mask: np.ndarray | None = None
     depth_mm: np.ndarray | None = None
+    centre_mm: np.ndarray | None = None
     id: str = ""
     kind: str = "single"
     order: str = "openpose"
@@ -81,6 +84,12 @@ class HandSample:
             ("depth_mm", None, np.float32),
         ):
             self._check_picture(name, channels, dtype)
+        if self.centre_mm is not None:
+            self._check("centre_mm", (3,), np.float32)
+            if not np.isfinite(self.centre_mm).all() or not self.centre_mm[2] > 0:
+                raise ValueError(
+                    f"centre_mm of sample {self.id!r} is {self.centre_mm}; expected finite x, y, z with z > 0"
+                )
         if self.kind not in KINDS:
             raise ValueError(f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
         if self.valid[~self.present].any():

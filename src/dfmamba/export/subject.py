@@ -129,7 +129,7 @@ def find_subject(name: str, size: int | None = None, features: bool = False) -> 
     """A model or a backbone by name.
 
     Args:
-        name: a packaged model, a folder, a hub id, or a backbone of `list_backbones()`, whose weights are
+        name: a packaged model, a folder, a hub id, or one of our backbones, whose weights are
             then random.
         size: side of the picture in pixels; pose models have their own. Backbones: 256 by default.
         features: of a pose model, take the trained backbone alone.
@@ -142,7 +142,7 @@ def find_subject(name: str, size: int | None = None, features: bool = False) -> 
         torch.manual_seed(0)
         backbone = create_backbone(name, features_only=True)
         return backbone_subject(name, backbone, DEFAULT_SIZE if size is None else size)
-    known = f"models {', '.join(list_models())}; backbones {', '.join(list_backbones())}"
+    known = f"models {', '.join(list_models())}; backbones {', '.join(list_backbones(baselines=False))}"
     if not Path(name).is_dir() and not (PACKAGED / name).is_dir() and "/" not in name:
         raise ValueError(f"unknown model {name!r}; known: {known}; or give a folder or a hub id")
     model = load(name)

@@ -185,6 +185,8 @@ def flip_sample(sample: HandSample) -> HandSample:
             f"sample {sample.id!r} has no picture, mask or depth; its width is needed to mirror it"
         )
     last = sample.size[0] - 1
+    x0, y0, x1, y1 = sample.box_xyxy.tolist()
+    box = (last - x1, y0, last - x0, y1) if sample.box_xyxy.any() else sample.box_xyxy
     present = sample.present[::-1]
     here = present[:, None, None]
     joints_2d = sample.joints_2d_px[::-1].astype(np.float64)
@@ -208,5 +210,5 @@ def flip_sample(sample: HandSample) -> HandSample:
         visible=sample.visible[::-1].copy(),
         present=present.copy(),
         camera=None if camera is None else Camera(camera.fx, camera.fy, last - camera.cx, camera.cy),
-        box_xyxy=box_of_points(joints_2d, valid),
+        box_xyxy=np.asarray(box, np.float32),
     )

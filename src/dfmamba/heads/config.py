@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -38,6 +39,12 @@ class HeadConfig:
         num_hands: hands estimated at once.
         num_joints: joints per hand.
         root_joint: joint whose depth is subtracted from that of its hand; None leaves depths as they are.
+        learned_anchors: the anchors are parameters that the first layer's loss moves, as in A2J-Transformer's
+            release, where a freeze has no effect (transformer).
+        offset_bias: bias at the start of the first layer's offsets but the first two, in extents of the crop:
+            -2 in that release, which is 512 px (transformer).
+        box_heads: keep that release's third network of each layer, dim-dim-dim-2, whose output nothing uses:
+            for its count of parameters (transformer).
     """
 
     image_size: int = 256
@@ -56,6 +63,9 @@ class HeadConfig:
     num_hands: int = 2
     num_joints: int = 21
     root_joint: int | None = 0
+    learned_anchors: bool = False
+    offset_bias: float = 0.0
+    box_heads: bool = False
 
     def __post_init__(self) -> None:
         for name in ("anchor_depths", "feature_levels"):
@@ -90,6 +100,13 @@ class HeadConfig:
                 "the dense head (num_layers=0) has one anchor per cell, but anchor_depths is "
                 f"{self.anchor_depths}; give one depth, or None"
             )
+        if self.num_layers == 0 and (self.learned_anchors or self.offset_bias or self.box_heads):
+            raise ValueError(
+                "learned_anchors, offset_bias and box_heads belong to the transformer: leave them out, or "
+                "set num_layers above 0"
+            )
+        if not math.isfinite(self.offset_bias):
+            raise ValueError(f"HeadConfig.offset_bias is {self.offset_bias}; it must be a finite number")
         if self.num_layers > 0 and (self.dim % (2 * self.heads) or self.dim % 32):
             raise ValueError(
                 f"HeadConfig.dim is {self.dim}; a transformer head needs a multiple of 32 (group norm) "

@@ -1,8 +1,9 @@
 """The transformer of A2J-Transformer (Jiang et al., CVPR 2023): anchors as queries of a deformable decoder.
 
-Differences to the published model, all deliberate: the anchors are constants; offsets start at zero;
-positions are normalised by the input's true size, with pixel centres at half cells; each hand's depth is
-relative to its wrist; joint confidences and hand presence are estimated as well.
+Differences to the published model, all deliberate: the anchors are constants (`learned_anchors`), offsets
+start at zero (`offset_bias`) and no network is idle (`box_heads`), unless the named options of `HeadConfig`
+say otherwise; positions are normalised by the input's true size, with pixel centres at half cells; each
+hand's depth is relative to its wrist (`root_joint`); joint confidences and presence are estimated as well.
 """
 
 from __future__ import annotations
@@ -136,7 +137,10 @@ class TransformerDecoder(nn.Module):
 
         cells = config.image_size // config.anchor_stride
         grid = anchor_grid(cells, cells, config.anchor_stride, config.depths)
-        self.register_buffer("anchors", grid, persistent=False)
+        if config.learned_anchors:
+            self.anchors = nn.Parameter(grid)
+        else:
+            self.register_buffer("anchors", grid, persistent=False)
         extent = (config.image_size, config.image_size, config.depth_extent)
         self.register_buffer("offset_scale", torch.tensor(extent).view(3, 1, 1), persistent=False)
         self.content = nn.Parameter(torch.empty(len(grid), dim))
@@ -148,14 +152,16 @@ class TransformerDecoder(nn.Module):
         self.decoder = nn.ModuleList(DecoderLayer(config, levels) for _ in layers)
         self.offset_votes = nn.ModuleList(mlp(dim, dim, dim, 3 * self.joints) for _ in layers)
         self.weight_votes = nn.ModuleList(mlp(dim, dim, dim, self.joints) for _ in layers)
+        if config.box_heads:
+            self.box_heads = nn.ModuleList(mlp(dim, dim, dim, 2) for _ in layers)
         self.confidence = nn.Linear(dim, self.joints)
         self.presence = nn.Linear(2 * dim, config.num_hands)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Xavier for all matrices, deformable attention as it prescribes, no offsets at the start."""
-        for parameter in self.parameters():
-            if parameter.dim() > 1:
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1 and name != "anchors":
                 nn.init.xavier_uniform_(parameter)
         for module in self.modules():
             if isinstance(module, DeformableAttention):
@@ -164,12 +170,14 @@ class TransformerDecoder(nn.Module):
                 nn.init.zeros_(module.bias)
         nn.init.normal_(self.level_codes)
         nn.init.normal_(self.content)
-        for votes in self.offset_votes:
+        for layer, votes in enumerate(self.offset_votes):
             assert isinstance(votes, nn.Sequential)
             last = votes[-1]
             assert isinstance(last, nn.Linear)
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
+            if layer == 0:
+                nn.init.constant_(last.bias[2:], self.config.offset_bias)
 
     def tokenize(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, list[tuple[int, int]]]:
         """Project the maps and lay out their tokens.
@@ -196,12 +204,24 @@ class TransformerDecoder(nn.Module):
             codes.append(sine_code(centre.flip(-1), self.config.dim // 2) + self.level_codes[level])
         return torch.cat(tokens, dim=1), torch.cat(codes), torch.cat(centres), shapes
 
-    def vote(self, layer: int, x: Tensor) -> tuple[LayerOutput, Tensor]:
+    def vote(self, layer: int, x: Tensor, anchors: Tensor) -> tuple[LayerOutput, Tensor]:
         """One layer's joints from its anchors' content (B, anchors, dim), and the anchors' weights."""
         weights = anchor_weights(self.weight_votes[layer](x).transpose(1, 2))
         offsets = self.offset_votes[layer](x).unflatten(-1, (self.joints, 3)).permute(0, 3, 2, 1)
-        joints, centroid = aggregate(weights, offsets.to(weights.dtype) * self.offset_scale, self.anchors)
+        joints, centroid = aggregate(weights, offsets.to(weights.dtype) * self.offset_scale, anchors)
         return by_hand(joints, centroid, self.config.num_hands, self.config.root_joint), weights
+
+    def place(self, anchors: Tensor, true_size: Tensor) -> tuple[Tensor, Tensor]:
+        """The anchors' positional code (anchors, dim), and (x, y) (anchors, 2) where maps extend over [0, 1].
+
+        Args:
+            anchors: (anchors, 3), pixels and the unit of depth.
+            true_size: width and height that the finest map covers, in pixels.
+        """
+        reference = (anchors[:, :2] + 0.5) / true_size
+        depth = anchors[:, 2:] / self.config.depth_extent + 0.5
+        code = sine_code(torch.cat((reference.flip(-1), depth), dim=-1), self.config.dim // 2)
+        return self.position(code), reference
 
     def forward(self, features: Sequence[Tensor]) -> HandPoseOutput:
         tokens, code, centres, shapes = self.tokenize(features)
@@ -210,17 +230,18 @@ class TransformerDecoder(nn.Module):
 
         height, width = features[0].shape[-2:]
         true_size = self.anchors.new_tensor((width * self.stride, height * self.stride))
-        reference = (self.anchors[:, :2] + 0.5) / true_size
-        depth = self.anchors[:, 2:] / self.config.depth_extent + 0.5
-        anchor_code = sine_code(torch.cat((reference.flip(-1), depth), dim=-1), self.config.dim // 2)
-        position = self.position(anchor_code)
+        anchors = self.anchors
+        position, reference = self.place(anchors, true_size)
 
         x = self.content.expand(len(tokens), -1, -1)
         outputs = []
         for index, layer in enumerate(self.decoder):
+            if index == 1 and self.config.learned_anchors:  # only the first layer moves them
+                anchors = anchors.detach()
+                position, reference = self.place(anchors, true_size)
             scaled = position * self.position_scale(x) if index else position
             x = layer(x, scaled, reference, tokens, shapes)
-            output, weights = self.vote(index, x)
+            output, weights = self.vote(index, x, anchors)
             outputs.append(output)
 
         # The confidence must not pull on where the joints are looked for.

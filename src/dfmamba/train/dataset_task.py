@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dfmamba.backbones.baselines import Baseline, load_baseline_weights
 from dfmamba.data.indexed import IndexedDataset
 from dfmamba.data.registry import open_dataset
 from dfmamba.frameworks import Framework, framework_from_dict
@@ -25,8 +26,9 @@ class DatasetRun(RunConfig):
         split: to train on.
         test_split: to validate on during the run, `validation` samples of it.
         options: of the reader.
-        backbone: a name of `dfmamba.list_backbones()`, or a baseline.
+        backbone: a name of `dfmamba.list_backbones()`.
         backbone_args: changes to the backbone's configuration.
+        backbone_weights: safetensors file with a baseline's weights under timm's names, to start from.
         framework: settings of the framework, with its "name".
         workers: processes that prepare batches.
 
@@ -40,6 +42,7 @@ class DatasetRun(RunConfig):
     options: Mapping[str, Any] = field(default_factory=dict)
     backbone: str = "dfmamba_tiny"
     backbone_args: Mapping[str, Any] = field(default_factory=dict)
+    backbone_weights: str | None = None
     framework: Mapping[str, Any] = field(default_factory=dict)
     workers: int = 0
 
@@ -65,13 +68,26 @@ class DatasetTask:
     """
 
     def __init__(self, run: DatasetRun) -> None:
+        self.weights = run.backbone_weights
         self.framework: Framework = framework_from_dict(run.framework)
         config = self.framework.model_config(run.backbone, **run.backbone_args)
         self.config = replace(config, framework=self.framework.to_dict())
 
     def build(self) -> HandPoseModel:
-        """The network with random weights."""
-        return HandPoseModel(self.config)
+        """The network with random weights, or those of the backbone's file.
+
+        Raises:
+            OSError: the file is missing.
+            ValueError: it belongs to another backbone, or to none that takes such files.
+        """
+        model = HandPoseModel(self.config)
+        if self.weights is not None:
+            if not isinstance(model.backbone, Baseline):
+                raise ValueError(
+                    f"backbone_weights are for baselines, not for {self.config.backbone!r}; use init instead"
+                )
+            load_baseline_weights(model.backbone, self.weights)
+        return model
 
     def loss(self, output: Any, target: dict[str, Tensor]) -> dict[str, Tensor]:
         """The framework's terms."""

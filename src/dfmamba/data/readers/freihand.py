@@ -94,7 +94,7 @@ class FreiHAND(IndexedDataset):
                 picture = f"{self.split}/rgb/{picture_number(i, at, len(poses)):08d}.jpg"
                 row = _row(picture, version if self.split == "training" else "", pose, matrix)
                 if picture.rpartition("/")[2] not in files:
-                    report.leave_out(picture, "picture is missing or empty")
+                    report.leave_out(picture, "picture missing")
                 elif isinstance(row, str):
                     report.leave_out(picture, row)
                 else:

@@ -1,0 +1,203 @@
+"""The regression head of Zhou et al. (CVPR 2020, "DetNet"): heat, delta and location maps of one hand.
+
+A last map of any backbone is enlarged by transposed convolutions, as in the variant with exchangeable
+backbones, and three heads in a chain read it together with the coordinates of its cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dfmamba.layers import Pointwise
+
+
+@dataclass(frozen=True)
+class DetNetConfig:
+    """Settings of `DetNetHead`.
+
+    Attributes:
+        image_size: side of the square crop in pixels.
+        map_size: side of the maps in cells; a cell covers `stride` x `stride` pixels.
+        width: channels of the neck and of the heads' hidden layers.
+        num_joints: joints of the hand.
+
+    Raises:
+        ValueError: a value is below 1, or `image_size` is not a multiple of `map_size`.
+    """
+
+    image_size: int = 128
+    map_size: int = 32
+    width: int = 256
+    num_joints: int = 21
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"DetNetConfig.{field.name} is {value!r}; it must be a whole number from 1 on"
+                )
+        if self.image_size % self.map_size:
+            raise ValueError(
+                f"DetNetConfig.image_size {self.image_size} is not a multiple of map_size {self.map_size}"
+            )
+
+    @property
+    def stride(self) -> int:
+        """Side of a cell in pixels of the crop."""
+        return self.image_size // self.map_size
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DetNetConfig:
+        """Builds from plain values, as `to_dict` gives them, without "kind".
+
+        Raises:
+            ValueError: an unknown key or an unusable value.
+        """
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ValueError(f"unknown head setting(s) {', '.join(unknown)}; known are: {', '.join(known)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold, with the kind of head."""
+        return {"kind": "detnet", **asdict(self)}
+
+
+class DetNetOutput(NamedTuple):
+    """Maps of a batch of crops that show a right hand; S = `map_size`, J = `num_joints`.
+
+    Attributes:
+        heat: (B, J, S, S), 0 to 1, high at the cell of the joint.
+        delta: (B, J, 3, S, S), direction from the joint's parent to the joint.
+        location: (B, J, 3, S, S), place of the joint relative to the root, in units of the bone from wrist to
+            middle knuckle; x right, y down, z forward.
+    """
+
+    heat: Tensor
+    delta: Tensor
+    location: Tensor
+
+
+class DetNetReadout(NamedTuple):
+    """What the maps say at the highest cell of each joint's heat map.
+
+    Attributes:
+        cell: (B, J, 2) int64, column and row of that cell.
+        peak: (B, J), its heat.
+        delta: (B, J, 3).
+        location: (B, J, 3).
+    """
+
+    cell: Tensor
+    peak: Tensor
+    delta: Tensor
+    location: Tensor
+
+
+def read_out(output: DetNetOutput) -> DetNetReadout:
+    """Reads delta and location at the argmax of each heat map (the first one of equals)."""
+    size = output.heat.shape[-1]
+    peak, at = output.heat.flatten(2).max(-1)
+    index = at[..., None, None].expand(-1, -1, 3, 1)
+    delta, location = (maps.flatten(3).gather(-1, index)[..., 0] for maps in (output.delta, output.location))
+    return DetNetReadout(torch.stack((at % size, at // size), -1), peak, delta, location)
+
+
+class DetNetHead(nn.Module):
+    """Feature maps to `DetNetOutput`.
+
+    Args:
+        feature_channels: channels of the backbone's maps, finest first; only the last one is used.
+        feature_strides: their strides in pixels of the crop.
+        config: settings; None takes the defaults.
+
+    Raises:
+        ValueError: the lists do not belong together, or doubling the last map does not lead to `map_size`.
+    """
+
+    grid: Tensor
+
+    def __init__(
+        self,
+        feature_channels: Sequence[int],
+        feature_strides: Sequence[int],
+        config: DetNetConfig | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config = config or DetNetConfig()
+        if not feature_channels or len(feature_channels) != len(feature_strides):
+            raise ValueError(
+                f"got {len(feature_channels)} feature channels and {len(feature_strides)} strides; "
+                "give one of each per feature map"
+            )
+        channels, stride = int(feature_channels[-1]), int(feature_strides[-1])
+        ratio = stride // config.stride
+        if stride % config.stride or ratio < 2 or ratio & (ratio - 1) or config.image_size % stride:
+            raise ValueError(
+                f"the last feature map has stride {stride}; a crop of {config.image_size} pixels and maps of "
+                f"{config.map_size} cells need {config.stride} times a power of two that divides the crop"
+            )
+        self.channels, self.cells = channels, config.image_size // stride
+        layers: list[nn.Module] = []
+        for i in range(ratio.bit_length() - 1):
+            layers += [
+                nn.ConvTranspose2d(channels if i == 0 else config.width, config.width, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(config.width),
+                nn.ReLU(),
+            ]
+        self.neck = nn.Sequential(*layers)
+        joints = config.num_joints
+        first = config.width + 2
+        self.heat = _branch(first, config.width, joints)
+        self.delta = _branch(first + joints, config.width, 3 * joints)
+        self.location = _branch(first + 4 * joints, config.width, 3 * joints)
+        steps = torch.linspace(-1.0, 1.0, config.map_size)
+        grid = torch.stack((steps.expand(config.map_size, -1), steps[:, None].expand(-1, config.map_size)))
+        self.register_buffer("grid", grid, persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Kaiming's normal initialisation of all convolutions, biases 0."""
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+                if part.bias is not None:
+                    nn.init.zeros_(part.bias)
+
+    def forward(self, features: Sequence[Tensor]) -> DetNetOutput:
+        """Estimates the maps.
+
+        Args:
+            features: the backbone's maps (B, C, H, W), finest first; the last one counts.
+
+        Raises:
+            ValueError: its channels or size are not those of the configuration.
+        """
+        last = features[-1]
+        expected = (self.channels, self.cells, self.cells)
+        if tuple(last.shape[1:]) != expected:
+            raise ValueError(f"the last feature map is {tuple(last.shape[1:])}; expected {expected}")
+        x = self.neck(last)
+        x = torch.cat((x, self.grid.to(x.dtype).expand(len(x), -1, -1, -1)), 1)
+        heat = self.heat(x).sigmoid()
+        x = torch.cat((x, heat), 1)
+        delta = self.delta(x)
+        location = self.location(torch.cat((x, delta), 1))
+        each = (self.config.num_joints, 3)
+        return DetNetOutput(heat, delta.unflatten(1, each), location.unflatten(1, each))
+
+
+def _branch(channels: int, width: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        Pointwise(width, outputs),
+    )
