@@ -224,12 +224,12 @@ def test_any_box(numbers: list[float], hand: int, box: Any, factor: float, flat:
 
 def test_centre_and_smallest_side() -> None:
     sample = drawn(far_hand(2), RIGHT, Camera(15_000.0, 15_000.0, 40.3, 40.4), (80, 80))
-    plain = STILL._crop_box(sample, sample)
+    plain = STILL._crop_box(sample)
     centre = (sample.box_xyxy[:2] + sample.box_xyxy[2:]) / 2
     np.testing.assert_allclose((plain[:2] + plain[2:]) / 2, np.floor(centre), atol=1e-4)
     side = 2 * (sample.box_xyxy[2:] - sample.box_xyxy[:2]).max()
     np.testing.assert_allclose(plain[2:] - plain[:2], side, rtol=1e-5)
-    large = replace(STILL, least_px=500, integer_centre=False)._crop_box(sample, sample)
+    large = replace(STILL, least_px=500, integer_centre=False)._crop_box(sample)
     np.testing.assert_allclose(large, [*(centre - 250), *(centre + 250)], rtol=1e-5)
 
 

@@ -172,7 +172,7 @@ class DetNet(Framework):
         right = sample.replace(mask=None, depth_mm=None)
         if hand == LEFT:
             right = flip_sample(right)
-        box = self._crop_box(sample, right)
+        box = self._crop_box(right)
         angle = 0.0
         if rng is not None:
             box = self._jittered(box, rng)
@@ -209,18 +209,15 @@ class DetNet(Framework):
             raise ValueError(f"sample {sample.id!r}: {fault}")
         return hand
 
-    def _crop_box(self, sample: HandSample, right: HandSample) -> np.ndarray:
-        """The square crop (4,) float64 x0, y0, x1, y1 in the mirrored picture `right` of a sample."""
+    def _crop_box(self, right: HandSample) -> np.ndarray:
+        """The square crop (4,) float64 x0, y0, x1, y1 in the picture of a right hand."""
         box = np.asarray(box_of_points(right.joints_2d_px[RIGHT], right.valid[RIGHT]), np.float64)
         if self.box == "labelled":
-            box = sample.box_xyxy.astype(np.float64)
-            if sample.present[LEFT]:
-                assert right.size is not None
-                box[[0, 2]] = right.size[0] - 1 - box[[2, 0]]
+            box = right.box_xyxy.astype(np.float64)
         try:
             square = square_box(box, self.factor)
         except ValueError as error:
-            raise ValueError(f"sample {sample.id!r}: the box has no extent ({error})") from error
+            raise ValueError(f"sample {right.id!r}: the box has no extent ({error})") from error
         centre, side = (square[:2] + square[2:]) / 2, max(square[2] - square[0], self.least_px)
         if self.integer_centre:
             centre = np.floor(centre)
