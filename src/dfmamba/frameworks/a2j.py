@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dfmamba.data.sample import HandSample
+from dfmamba.frameworks.a2j_network import AnchorTarget, AnchorTau, network, published_loss
 from dfmamba.frameworks.base import Example, Framework
 from dfmamba.frameworks.internet import (
     Augmentation,
@@ -36,9 +37,6 @@ PUBLISHED_HEAD = HeadConfig(depth_unit="mm", root_joint=None)
 
 PUBLISHED_AUGMENTATION = Augmentation()
 
-STAGES = (1, 2, 3)
-"""The backbone's maps that the head gets: strides 8, 16 and 32 (or 16 again, dilated)."""
-
 
 @dataclass(frozen=True)
 class A2J(Framework):
@@ -49,9 +47,8 @@ class A2J(Framework):
             is not named keeps its published value.
         box_factor: side of the crop relative to the longer side of the labelled box.
         augmentation: InterNet's.
-        anchor_tau: thresholds of the anchor term in depth: "code" is 1 as released, "paper" is 3 as printed.
-        anchor_target: what the anchors shall surround: the labelled joint ("truth") or the estimate
-            ("prediction"), which the paper's formula leaves open.
+        anchor_tau: see `a2j_network.AnchorTau`.
+        anchor_target: see `a2j_network.AnchorTarget`.
         black_level: in training, no joint of a picture without a value above this (of 255) is valid: the
             release skips (almost) black pictures. The bound is ours; a negative one switches the rule off.
 
@@ -65,8 +62,8 @@ class A2J(Framework):
     head: HeadConfig = PUBLISHED_HEAD
     box_factor: float = 1.25
     augmentation: Augmentation = PUBLISHED_AUGMENTATION
-    anchor_tau: Literal["code", "paper"] = "code"
-    anchor_target: Literal["truth", "prediction"] = "truth"
+    anchor_tau: AnchorTau = "code"
+    anchor_target: AnchorTarget = "truth"
     black_level: float = 10.0
 
     def __post_init__(self) -> None:
@@ -84,9 +81,7 @@ class A2J(Framework):
             )
         if not self.box_factor > 0:
             raise ValueError(f"box_factor is {self.box_factor}; it must be positive")
-        if self.anchor_tau not in ("code", "paper"):
-            raise ValueError(f"anchor_tau is {self.anchor_tau!r}; use 'code' or 'paper'")
-        _ = self.loss_config  # checks anchor_target
+        _ = self.loss_config  # checks the anchor term's settings
 
     @classmethod
     def as_released(cls) -> A2J:
@@ -98,39 +93,16 @@ class A2J(Framework):
     @property
     def loss_config(self) -> LossConfig:
         """Weights and thresholds of the loss; confidences and presence aren't trained."""
-        return LossConfig(
-            image_size=float(self.head.image_size),
-            depth_range=self.head.depth_extent,
-            joint=3.0,
-            anchor=1.0,
-            confidence=0.0,
-            presence=0.0,
-            tau_xy=1.0,
-            tau_z=3.0,
-            anchor_tau_z=1.0 if self.anchor_tau == "code" else 3.0,
-            anchor_target=self.anchor_target,
-        )
+        size = float(self.head.image_size)
+        return published_loss(size, self.head.depth_extent, self.anchor_tau, self.anchor_target)
 
     def model_config(self, backbone: str, **backbone_args: Any) -> ModelConfig:
-        """The network of this framework on a backbone, which gets pictures in [0, 1] as they are.
-
-        ResNet-50's last stage is dilated as published unless `output_stride` says otherwise.
+        """The network on a backbone, which gets pictures in [0, 1] as they are; see `a2j_network.network`.
 
         Raises:
             ValueError: unknown backbone or argument.
         """
-        if backbone == "resnet50":
-            backbone_args = {"output_stride": 16, **backbone_args}
-        return ModelConfig(
-            name=f"a2j_{backbone}",
-            backbone=backbone,
-            backbone_args=backbone_args,
-            out_indices=STAGES,
-            head=self.head,
-            input_scale=1.0,
-            input_shift=0.0,
-            framework=self.to_dict(),
-        )
+        return network(self, self.head, backbone, backbone_args)
 
     def example(self, sample: HandSample, rng: np.random.Generator | None) -> Example:
         """Crop and target of a sample with picture and camera, joints in OpenPose order.

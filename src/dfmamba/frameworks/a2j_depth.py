@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dfmamba.data.sample import RIGHT, HandSample
+from dfmamba.frameworks.a2j_network import AnchorTarget, AnchorTau, network, published_loss
 from dfmamba.frameworks.base import Example, Framework
 from dfmamba.hands.affine import Affine, box_of_points, centred, rotation
 from dfmamba.hands.camera import Camera
@@ -49,9 +50,6 @@ PUBLISHED_HEAD = HeadConfig(
     root_joint=None,
 )
 """6 + 6 layers, 363 anchors; depth in mm relative to the centre of the hand."""
-
-STAGES = (1, 2, 3)
-"""The backbone's maps that the head gets: strides 8, 16 and 32 (or 16 again, dilated)."""
 
 ERASED_SHARE = (0.02, 0.4)
 ERASED_ASPECT = (0.3, 3.3)
@@ -118,9 +116,8 @@ class A2JDepth(Framework):
         channels: 1, or 3 alike for backbones trained on RGB, as published.
         multiple: the crop is padded with background, right and below, to a multiple of this; 1 leaves it.
         augmentation: A2J's.
-        anchor_tau: threshold of the anchor term in depth: "code" is 1 as released, "paper" is 3 as printed.
-        anchor_target: what the anchors shall surround: the labelled joint ("truth") or the estimate
-            ("prediction"), which the paper's formula leaves open.
+        anchor_tau: see `a2j_network.AnchorTau`.
+        anchor_target: see `a2j_network.AnchorTarget`.
 
     Raises:
         ValueError: an unusable setting.
@@ -139,8 +136,8 @@ class A2JDepth(Framework):
     channels: int = 1
     multiple: int = 32
     augmentation: DepthAugmentation = DepthAugmentation()
-    anchor_tau: Literal["code", "paper"] = "code"
-    anchor_target: Literal["truth", "prediction"] = "truth"
+    anchor_tau: AnchorTau = "code"
+    anchor_target: AnchorTarget = "truth"
 
     def __post_init__(self) -> None:
         if isinstance(self.head, Mapping):
@@ -160,50 +157,24 @@ class A2JDepth(Framework):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
         if self.channels not in (1, 3):
             raise ValueError(f"channels is {self.channels}; use 1 or 3")
-        if self.anchor_tau not in ("code", "paper"):
-            raise ValueError(f"anchor_tau is {self.anchor_tau!r}; use 'code' or 'paper'")
-        _ = self.loss_config  # checks anchor_target
+        _ = self.loss_config  # checks the anchor term's settings
 
     @property
     def loss_config(self) -> LossConfig:
-        """Weights and thresholds of the loss, which counts in pixels of the crop and in mm.
+        """Weights and thresholds of the loss; confidences and presence aren't trained.
 
-        Confidences and presence aren't trained.
+        It counts in pixels of the crop and in mm: with 256 "bins" in 256, a bin is one of either.
         """
-        return LossConfig(
-            image_size=256.0,  # with 256 "bins" a bin is a pixel, and below a mm
-            depth_range=256.0,
-            joint=3.0,
-            anchor=1.0,
-            confidence=0.0,
-            presence=0.0,
-            tau_xy=1.0,
-            tau_z=3.0,
-            anchor_tau_z=1.0 if self.anchor_tau == "code" else 3.0,
-            anchor_target=self.anchor_target,
-        )
+        return published_loss(256.0, 256.0, self.anchor_tau, self.anchor_target)
 
     def model_config(self, backbone: str, **backbone_args: Any) -> ModelConfig:
-        """The network of this framework on a backbone; it normalises depths relative to the centre in mm.
-
-        ResNet-50's last stage is dilated as published unless `output_stride` says otherwise.
+        """The network on a backbone; it normalises mm relative to the centre. See `a2j_network.network`.
 
         Raises:
             ValueError: unknown backbone or argument.
         """
-        if backbone == "resnet50":
-            backbone_args = {"output_stride": 16, **backbone_args}
-        return ModelConfig(
-            name=f"a2j_depth_{backbone}",
-            backbone=backbone,
-            backbone_args=backbone_args,
-            out_indices=STAGES,
-            in_chans=self.channels,
-            head=self.head,
-            input_scale=1.0 / self.std_mm,
-            input_shift=-self.mean_mm / self.std_mm,
-            framework=self.to_dict(),
-        )
+        scale, shift = 1.0 / self.std_mm, -self.mean_mm / self.std_mm
+        return network(self, self.head, backbone, backbone_args, self.channels, scale, shift)
 
     def example(self, sample: HandSample, rng: np.random.Generator | None) -> Example:
         """Crop and target of a sample with a depth map, a camera and a right hand in the order "nyu14".
