@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from dfmamba.data.sample import LEFT, RIGHT, HandSample
+from dfmamba.data.values import numbers
 from dfmamba.hands.affine import box_of_points
 from dfmamba.hands.camera import Camera
 
@@ -144,13 +145,9 @@ def _read_entry(entry: Any, where: str) -> dict[str, Any]:
 
 def _numbers(value: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
     """A nested list of finite numbers as float64 of the given shape."""
-    try:
-        array = np.array(value)
-    except (TypeError, ValueError, OverflowError):
-        array = np.empty(0, object)
-    if array.shape != shape or array.dtype.kind not in "iuf":
+    array = numbers(value, shape)
+    if array is None:
         raise ValueError(f"{where}: expected numbers of shape {shape}")
-    array = array.astype(np.float64)
     if not (np.abs(array) < _LARGEST).all():
         raise ValueError(f"{where}: expected finite numbers below {_LARGEST:g}")
     return array

@@ -169,7 +169,7 @@ def test_missing_and_empty_pictures(copy: Path) -> None:
     (copy / "training/rgb/00000007.jpg").write_bytes(b"")
     data = FreiHAND(copy, "training")
     assert len(data) == COUNT - 2
-    assert data.report.left_out == {"picture is missing or empty": 2}
+    assert data.report.left_out == {"picture missing": 2}
 
 
 def test_damaged_picture_is_named(copy: Path) -> None:

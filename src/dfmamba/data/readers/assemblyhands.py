@@ -31,7 +31,6 @@ from dfmamba.data.readers.coco import (
     PictureFolders,
     folders_of,
     is_rotation,
-    numbers,
     part,
     picture_of,
     pinhole,
@@ -40,6 +39,7 @@ from dfmamba.data.readers.coco import (
     read_lists,
     shrink_frame,
 )
+from dfmamba.data.values import numbers
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import HAND_NAMES
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from dfmamba.data.index import Index, index_folder
 from dfmamba.data.indexed import IndexedDataset
+from dfmamba.data.values import numbers
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import convert_joints
 
@@ -120,17 +121,6 @@ def read_ids(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text, the file is damaged ({error.reason})") from error
     return [line.strip() for line in lines if line.strip()]
-
-
-def numbers(value: Any, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Nested lists of numbers as float64 of a shape, nan and infinity among them; None for anything else."""
-    try:
-        array = np.array(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    if array.shape != shape or array.dtype.kind not in "iuf":
-        return None
-    return array.astype(np.float64)
 
 
 def flags(value: Any) -> np.ndarray | None:

@@ -24,6 +24,7 @@ import numpy as np
 from dfmamba.data.index import Report, Row
 from dfmamba.data.indexed import LARGEST, IndexedDataset
 from dfmamba.data.sample import RIGHT
+from dfmamba.data.values import numbers
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import convert_joints
 
@@ -108,7 +109,7 @@ def picture_number(pose: int, version: int, poses: int) -> int:
 
 def _row(picture: str, version: str, pose: Any, matrix: Any) -> Row | str:
     """The row of one picture, or what is wrong with its labels."""
-    xyz, intrinsics = _numbers(pose), _numbers(matrix)
+    xyz, intrinsics = numbers(pose), numbers(matrix)
     if xyz is None or xyz.shape != (21, 3):
         return "xyz is not 21 x 3 numbers"
     if intrinsics is None or not intrinsics.size or not np.abs(intrinsics).max() < LARGEST:
@@ -135,15 +136,6 @@ def _row(picture: str, version: str, pose: Any, matrix: Any) -> Row | str:
         size=SIZE,
         group=version,
     )
-
-
-def _numbers(value: Any) -> np.ndarray | None:
-    """Nested lists of numbers as float64; None for anything else."""
-    try:
-        array = np.array(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return array.astype(np.float64) if array.dtype.kind in "iuf" else None
 
 
 def _read_list(path: Path) -> list[Any]:

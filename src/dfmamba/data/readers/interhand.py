@@ -34,7 +34,6 @@ from dfmamba.data.readers.coco import (
     folders_of,
     is_id,
     is_rotation,
-    numbers,
     picture_of,
     pinhole,
     read_ids,
@@ -42,6 +41,7 @@ from dfmamba.data.readers.coco import (
     read_lists,
     shrink_frame,
 )
+from dfmamba.data.values import numbers
 from dfmamba.hands.camera import Camera
 
 ANNOTATIONS = ("all", "human", "machine")

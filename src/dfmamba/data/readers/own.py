@@ -18,6 +18,7 @@ import numpy as np
 from dfmamba.data.index import Report, Row
 from dfmamba.data.indexed import IndexedDataset
 from dfmamba.data.own_format import FORMAT, SPLITS, UNITS_MM, VERSION, files_digest, load_depth_png
+from dfmamba.data.values import numbers
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import HAND_NAMES, JOINT_NAMES, NUM_JOINTS
 from dfmamba.io.images import SUFFIXES, load_image
@@ -94,7 +95,7 @@ class OwnData(IndexedDataset):
                 return "the camera is not four usable numbers: wrong intrinsics"
         box = entry.get("box")
         if box is not None:
-            box = _numbers(box)
+            box = numbers(box)
             if box is None:
                 return "the box is not four finite numbers"
         hands = _read_hands(entry["hands"], camera, content)
@@ -230,12 +231,12 @@ def _read_hands(hands: list[Any], camera: Camera | None, content: Content) -> di
         present[side] = True
         if hand.get("joints_cam") is None:
             return "2D labels without joints_cam"
-        given = _numbers(hand["joints_cam"])
+        given = numbers(hand["joints_cam"])
         if given is None or given.shape != (count, 3):
             return "joints_cam is not three numbers for each of the joint names"
         joints[side, content.joints] = given * content.unit_mm
         if hand.get("joints_2d_px") is not None:
-            given = _numbers(hand["joints_2d_px"])
+            given = numbers(hand["joints_2d_px"])
             if given is None or given.shape != (count, 2):
                 return "joints_2d_px is not two numbers for each of the joint names"
             pixels[side, content.joints] = given
@@ -257,15 +258,6 @@ def _read_hands(hands: list[Any], camera: Camera | None, content: Content) -> di
         "visible": visible if seen else None,
         "present": present,
     }
-
-
-def _numbers(value: Any) -> np.ndarray | None:
-    """Nested lists of numbers as float64; None where they are something else."""
-    try:
-        array = np.array(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return array.astype(np.float64) if array.dtype.kind in "iuf" else None
 
 
 def _check_keys(value: Any, required: tuple[str, ...], optional: tuple[str, ...], where: str) -> None:
