@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test lint check-all clean
+.PHONY: demo test lint check-all check-chaos clean
 
 $(STAMP): pyproject.toml setup.py $(wildcard src/dfmamba/ops/native/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -29,6 +29,9 @@ test: $(STAMP) lint  ## everything but the slow checks
 
 check-all: $(STAMP) lint  ## also the slow checks
 	$(BIN)/python -m pytest
+
+check-chaos: $(STAMP)  ## kill a training run 20 times, tear its files, fill its disk, compare the bits
+	OMP_NUM_THREADS=1 $(BIN)/python tests/train/chaos.py --kills 20
 
 clean:
 	rm -rf out build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache

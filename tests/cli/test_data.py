@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from dfmamba.cli.main import VERBS, Verb, main
 from dfmamba.cli.reader_options import parse_options
 from dfmamba.data.index import Report, Row
 from dfmamba.data.indexed import IndexedDataset
+from dfmamba.data.readers.shards import ShardedDataset
 from dfmamba.data.registry import DATASETS, DatasetInfo
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import FINGERS, PARENTS, REFERENCE_BONES_MM
@@ -180,6 +182,10 @@ def test_pictures_of_a_sheet_that_cannot_be_read(
         (["export", "toy", ".", "--out", "x", "--split", "test", "evaluation"], "overwrite each other"),
         (["fixture", "toy", "x", "--count", "0"], "--count: expected at least 1"),
         (["fixture", "dog", "x"], "unknown data set 'dog'"),
+        (["synth", "x", "--kind", "three"], "--kind: expected mix, single, two, object, ego, depth"),
+        (["synth", "x", "--photos", "none"], "backgrounds is 'none', which is no folder"),
+        (["synth", "x", "--size", "3"], "got size 3"),
+        (["synth", "x", "--split", "all"], "split"),
     ],
 )
 def test_unusable_arguments(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -266,3 +272,56 @@ def test_option_values_have_types() -> None:
 )
 def test_names_of_splits(dataset: str, split: str, own: str) -> None:
     assert data_verb.own_split(split, dataset) == own
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five pictures in three shards, rendered before a test's own cache hides the renderer's kernels."""
+    pytest.importorskip("warp", reason="the renderer needs the extra 'synthetic'")
+    folder = tmp_path_factory.mktemp("rendered")
+    words = ["--count", "5", "--per-shard", "2", "--size", "48", "--seed", "4"]
+    for name, workers in (("one", "0"), ("two", "2")):
+        assert main(["data", "synth", str(folder / name), *words, "--workers", workers]) == 0
+    return folder
+
+
+def test_synth_renders_shards(rendered: Path) -> None:
+    shards = sorted((rendered / "one" / "train").glob("*.tar"))
+    assert [path.name for path in shards] == ["000000.tar", "000001.tar", "000002.tar"]
+    for path in shards:
+        assert path.read_bytes() == (rendered / "two" / "train" / path.name).read_bytes()
+    dataset = ShardedDataset(rendered / "one", "train")
+    assert dataset.report.lines == ["5 samples"]
+    assert [sample.id.rpartition("-")[2] for sample in dataset] == list("01234")
+    for sample in dataset:
+        assert sample.image is not None
+        assert sample.image.shape == (48, 48, 3)
+        assert sample.depth_mm is not None
+        assert sample.depth_mm.max() > 100
+
+
+def test_synth_goes_on_where_it_was(
+    rendered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "copy" / "train"
+    shutil.copytree(rendered / "one" / "train", folder)
+    (folder / ".000001.tar.77.part").write_bytes(b"half")
+    rest = ["--count", "5", "--per-shard", "2", "--size", "48", "--seed", "4", "--workers", "0"]
+    monkeypatch.setattr("dfmamba.data.synthetic.generator.SyntheticHands", None)  # nothing left to render
+    assert main(["data", "synth", str(tmp_path / "copy"), *rest]) == 0
+    assert "5 pictures, 0 of them rendered now" in capsys.readouterr().out
+    assert not list(folder.glob(".*"))
+    assert main(["data", "synth", str(tmp_path / "copy"), *rest[:-2], "--kind", "two"]) == 2
+    assert "use another folder or these settings" in capsys.readouterr().err
+    assert main(["data", "synth", str(tmp_path / "copy"), "--workers", "-1"]) == 2
+    assert "workers -1: expected" in capsys.readouterr().err
+
+
+def test_synth_renders_what_is_missing(rendered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = rendered / "two" / "train"
+    lost = (folder / "000001.tar").read_bytes()
+    (folder / "000001.tar").unlink()
+    words = ["--count", "5", "--per-shard", "2", "--size", "48", "--seed", "4", "--workers", "0"]
+    assert main(["data", "synth", str(rendered / "two"), *words]) == 0
+    assert "2 of them rendered now" in capsys.readouterr().out
+    assert (folder / "000001.tar").read_bytes() == lost

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -88,6 +91,19 @@ def test_workers_and_resuming_change_nothing(numbered: Numbered) -> None:
         assert torch.equal(one[0], two[0])
         assert torch.equal(one[1]["noise"], two[1]["noise"])
     assert torch.equal(later.batch(5)[1]["noise"], one[1]["noise"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_workers_outlive_a_signal(numbered: Numbered, number: signal.Signals) -> None:
+    plain, ahead = (DatasetSource(numbered, Plain(), 5, 1, workers=workers) for workers in (0, 1))  # type: ignore[arg-type]
+    before = set(multiprocessing.active_children())
+    ahead.batch(0)
+    (worker,) = set(multiprocessing.active_children()) - before
+    assert worker.pid is not None
+    os.kill(worker.pid, number)
+    for step in range(1, 7):
+        assert torch.equal(ahead.batch(step)[1]["noise"], plain.batch(step)[1]["noise"])
+    assert worker.is_alive()
 
 
 def test_unusable_samples_are_replaced_and_counted(numbered: Numbered, monkeypatch) -> None:

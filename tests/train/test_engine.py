@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
@@ -11,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from safetensors.torch import load_file, save_file
 
 from dfmamba.models import HandPoseModel
-from dfmamba.train.checkpoint import STATE_FILE
+from dfmamba.train.checkpoint import OLD_STATE_FILE, find_states, read_state
 from dfmamba.train.config import DataConfig, TrainConfig
-from dfmamba.train.engine import build_optimizer, learning_rate, parameter_groups, train, update_average
+from dfmamba.train.engine import Network, train
+from dfmamba.train.parallel import Ranks
 from dfmamba.train.synthetic_task import SyntheticTask
 
 
@@ -63,10 +63,21 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return HandPoseModel.from_pretrained(folder).state_dict()
 
 
-def test_interrupted_run_equals_the_uninterrupted_one(tmp_path: Path) -> None:
-    whole, parts = config(tmp_path / "a"), config(tmp_path / "b")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"steps": 6, "accumulate": 2},
+        {"steps": 6, "precision": "bfloat16"},
+        {"steps": 6, "precision": "float16"},
+        {"steps": 6, "grad_checkpointing": True, "layer_decay": 0.7, "channels_last": False},
+    ],
+    ids=lambda changes: ",".join(changes) or "default",
+)
+def test_interrupted_run_equals_the_uninterrupted_one(tmp_path: Path, changes: dict) -> None:
+    whole, parts = config(tmp_path / "a", **changes), config(tmp_path / "b", **changes)
     fit(whole, Dots())
-    fit(parts, Dots(), until=7)
+    fit(parts, Dots(), until=whole.steps // 2)
     fit(parts, Dots(), resume=True)
     a, b = weights(tmp_path / "a" / "last"), weights(tmp_path / "b" / "last")
     assert a.keys() == b.keys()
@@ -95,8 +106,118 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_state(tmp_path: Path) -> No
     run = config(tmp_path)
     with pytest.raises(FloatingPointError, match="step 8"):
         fit(run, Dots(poison=8))
-    assert (tmp_path / STATE_FILE).is_file()
+    assert [path.name for path in find_states(tmp_path)] == ["state-00000005.safetensors"]
+    kept = load_file(tmp_path / "nan-batch-8.safetensors")
+    assert kept["pictures"].isnan().all()
+    assert torch.equal(kept["target/joints_25d"], Dots().batch(8)[1]["joints_25d"])
     fit(run, Dots(), resume=True)
+
+
+def test_a_torn_state_costs_the_steps_since_the_one_before(tmp_path: Path, capsys) -> None:
+    fit(config(tmp_path / "a"), Dots())
+    run = config(tmp_path / "b")
+    fit(run, Dots(), until=11)
+    newest = find_states(tmp_path / "b")[0]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    capsys.readouterr()
+    fit(run, Dots(), resume=True)
+    assert sum(newest.name in line for line in capsys.readouterr().err.splitlines()) == 1
+    a, b = weights(tmp_path / "a" / "last"), weights(tmp_path / "b" / "last")
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def test_a_run_of_an_older_version_goes_on(tmp_path: Path) -> None:
+    fit(config(tmp_path / "a"), Dots())
+    run = config(tmp_path / "b")
+    fit(run, Dots(), until=7)
+    newest, *others = find_states(tmp_path / "b")
+    for path in others:
+        path.unlink()
+    facts, tensors = read_state(newest)
+    newest.unlink()
+    settings = {
+        k: v for k, v in facts["config"].items() if k not in ("precision", "layer_decay", "keep_last")
+    }
+    old = {"step": facts["step"], "best": facts["best"], "config": settings}
+    save_file(tensors, tmp_path / "b" / OLD_STATE_FILE, {"facts": json.dumps(old)})
+    with pytest.raises(ValueError, match="another precision"):
+        fit(replace(run, precision="bfloat16"), Dots(), resume=True)
+    fit(run, Dots(), resume=True)
+    a, b = weights(tmp_path / "a" / "last"), weights(tmp_path / "b" / "last")
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def test_half_a_model_is_not_taken_for_one(tmp_path: Path) -> None:
+    fit(config(tmp_path, steps=2), Dots())
+    (tmp_path / "last" / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="no model here"):
+        HandPoseModel.from_pretrained(tmp_path / "last")
+    fit(config(tmp_path, steps=2), Dots(), resume=True)
+    HandPoseModel.from_pretrained(tmp_path / "last")
+
+
+def network(folder: Path, **changes) -> Network:
+    run = config(folder, **changes)
+    return Network(run, SyntheticTask(run), Ranks())
+
+
+def gradients(network: Network, batch) -> tuple[dict[str, float], list[torch.Tensor]]:
+    network.model.eval()  # batch norm would see the parts one by one
+    losses = network.gradients(batch)
+    found = [p.grad.clone() for p in network.model.parameters() if p.grad is not None]
+    return {name: float(value) for name, value in losses.items()}, found
+
+
+def test_two_parts_of_a_batch_equal_the_batch(tmp_path: Path) -> None:
+    batch = Dots(batch=6).batch(0)
+    one, whole = gradients(network(tmp_path), batch)
+    for parts in (2, 4):
+        other, summed = gradients(network(tmp_path, accumulate=parts), batch)
+        assert other == pytest.approx(one, rel=1e-4)
+        torch.testing.assert_close(summed, whole, rtol=1e-3, atol=1e-3)
+
+
+def test_more_parts_than_pictures_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch of 4 pictures a process can't be divided into 5 parts"):
+        fit(config(tmp_path, accumulate=5), Dots())
+
+
+def test_recomputed_blocks_give_the_same_gradients(tmp_path: Path) -> None:
+    batch = Dots().batch(0)
+    _, plain = gradients(network(tmp_path), batch)
+    _, recomputed = gradients(network(tmp_path, grad_checkpointing=True), batch)
+    torch.testing.assert_close(recomputed, plain)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_stays_near_single(tmp_path: Path, precision: str) -> None:
+    batch = Dots().batch(0)
+    single, half = network(tmp_path), network(tmp_path, precision=precision)
+    half.scaler = torch.amp.GradScaler("cpu", init_scale=16.0, enabled=precision == "float16")
+    expected, _ = single.step(0, batch, False)
+    found, _ = half.step(0, batch, False)
+    assert found["total"] == pytest.approx(expected["total"], rel=0.05)
+    assert found["total"] != expected["total"]
+    assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=0.3)
+    assert all(p.dtype == torch.float32 for p in half.model.parameters())
+
+
+def test_an_overflow_of_half_precision_leaves_the_step_out(tmp_path: Path) -> None:
+    half = network(tmp_path, precision="float16")
+    half.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    before = [p.detach().clone() for p in half.model.parameters()]
+    figures, _ = half.step(0, Dots().batch(0), False)
+    assert figures["grad_norm"] == float("inf") or figures["grad_norm"] != figures["grad_norm"]
+    assert half.scaler.get_scale() == 2.0**126
+    assert all(torch.equal(a, b) for a, b in zip(before, half.model.parameters(), strict=True))
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same(tmp_path: Path) -> None:
+    batch = Dots().batch(0)
+    plain, _ = network(tmp_path).step(0, batch, False)
+    compiled, _ = network(tmp_path, compile=True).step(0, batch, False)
+    assert compiled == pytest.approx(plain, rel=1e-3)
 
 
 def test_validation_keeps_the_best(tmp_path: Path) -> None:
@@ -121,9 +242,9 @@ def test_a_second_run_in_the_folder_is_refused(tmp_path: Path) -> None:
 def test_a_torn_state_is_named(tmp_path: Path, cut: int) -> None:
     run = config(tmp_path, steps=2)
     fit(run, Dots())
-    path = tmp_path / STATE_FILE
+    path = find_states(tmp_path)[0]
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(ValueError, match=STATE_FILE):
+    with pytest.raises(ValueError, match=path.name):
         fit(run, Dots(), resume=True)
 
 
@@ -137,46 +258,6 @@ def test_start_from_other_weights(tmp_path: Path) -> None:
     torch.testing.assert_close(a[name], b[name])
 
 
-def test_learning_rate_warms_up_and_falls() -> None:
-    run = TrainConfig(steps=1000, warmup=100, lr=1.0)
-    rates = [learning_rate(run, step) for step in range(1001)]
-    assert rates[0] == pytest.approx(0.01)
-    assert max(rates) == pytest.approx(1.0)
-    assert rates[1000] == pytest.approx(0.01)
-    assert all(a >= b for a, b in itertools.pairwise(rates[100:]))
-
-
-def test_learning_rate_falls_at_milestones() -> None:
-    run = TrainConfig(steps=100, warmup=0, lr=1.0, schedule="step", milestones=(50, 80), gamma=0.2)
-    rates = [learning_rate(run, step) for step in (0, 49, 50, 79, 80, 99)]
-    assert rates == pytest.approx([1.0, 1.0, 0.2, 0.2, 0.04, 0.04])
-
-
-def test_adam_trains_only_what_is_not_frozen(tmp_path: Path) -> None:
-    run = config(tmp_path, optimizer="adam", weight_decay=0.0)
-    model = SyntheticTask(run).build()
-    frozen = next(iter(model.parameters()))
-    frozen.requires_grad_(False)
-    optimizer = build_optimizer(run, model)
-    assert isinstance(optimizer, torch.optim.Adam)
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    assert id(frozen) not in held
-    assert len(held) == len(list(model.parameters())) - 1
-    assert id(frozen) not in {id(p) for group in parameter_groups(model, 0.1) for p in group["params"]}
-
-
-def test_norms_and_state_space_parameters_do_not_decay() -> None:
-    from dfmamba.models import MODELS
-
-    model = HandPoseModel(MODELS["test"])
-    names = {id(p): n for n, p in model.named_parameters()}
-    decay, rest = parameter_groups(model, 0.1)
-    assert {names[id(p)] for p in decay["params"]} | {names[id(p)] for p in rest["params"]} == set(
-        names.values()
-    )
-    assert not any("A_log" in names[id(p)] or "bias" in names[id(p)] for p in decay["params"])
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -186,6 +267,12 @@ def test_norms_and_state_space_parameters_do_not_decay() -> None:
         ({"lr": -1.0}, "lr > 0"),
         ({"optimizer": "sgd"}, "optimizer is 'sgd'"),
         ({"schedule": "line"}, "schedule is 'line'"),
+        ({"precision": "half"}, "precision is 'half'"),
+        ({"sharding": "zero"}, "sharding is 'zero'"),
+        ({"accumulate": 0}, "accumulate is 0"),
+        ({"keep_last": 0}, "keep_last is 0"),
+        ({"layer_decay": 0.0}, "layer_decay is 0.0"),
+        ({"precision": "float16", "sharding": "fsdp"}, "float16 isn't supported with fsdp"),
     ],
 )
 def test_bad_settings_are_named(values: dict, message: str) -> None:
@@ -201,13 +288,3 @@ def test_config_survives_json() -> None:
 def test_unknown_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown model 'giant'"):
         fit(config(tmp_path, model="giant"), Dots())
-
-
-def test_a_statistic_that_overflowed_is_set_back() -> None:
-    model, average = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
-    assert model.running_var is not None
-    assert average.running_var is not None
-    model.running_var[:] = torch.tensor([float("inf"), 3.0])
-    update_average(average, model, 0.5)
-    assert model.running_var.tolist() == [1.0, 3.0]
-    assert average.running_var.tolist() == [1.0, 2.0]

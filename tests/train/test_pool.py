@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,21 @@ def test_a_batch_is_a_function_of_the_step(config: TrainConfig) -> None:
         assert torch.equal(xa, xb)
         assert all(torch.equal(ta[key], tb[key]) for key in ta)
     assert not torch.equal(a.batch(6)[0], a.batch(7)[0])
+
+
+def test_composing_ahead_changes_nothing(config: TrainConfig) -> None:
+    here, ahead = Pool(config, 32), Pool(config, 32, workers=1)
+    for step in (2, 3, 4, 5, 1):
+        (xa, ta), (xb, tb) = here.batch(step), ahead.batch(step)
+        assert torch.equal(xa, xb)
+        assert all(torch.equal(ta[key], tb[key]) for key in ta)
+
+
+def test_a_copy_maps_the_pictures_again(config: TrainConfig) -> None:
+    content = pickle.dumps(Pool(config, 32)._ahead.items)
+    assert len(content) < 10_000
+    x, _ = pickle.loads(content)[4]
+    assert torch.equal(x, Pool(config, 32).batch(4)[0])
 
 
 def test_the_pool_grows_by_a_fixed_rule(config: TrainConfig) -> None:

@@ -185,6 +185,10 @@ class Baseline(nn.Module):
 
             self.body = freeze_batch_norm_2d(self.body)
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+        self.body.set_grad_checkpointing(enable)
+
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that must not decay: position codes and class tokens."""
         named = set(getattr(self.body, "no_weight_decay", set)())
@@ -260,7 +264,7 @@ def load_baseline_weights(backbone: Baseline, path: str | Path) -> None:
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
     own = backbone.body.state_dict()
-    state = _fitted(found, own, backbone)
+    state = fitted(found, own, backbone)
     needed = {name: value for name, value in own.items() if not name.endswith("num_batches_tracked")}
     wrong = [n for n, value in needed.items() if n not in state or state[n].shape != value.shape]
     if wrong:
@@ -274,7 +278,7 @@ def load_baseline_weights(backbone: Baseline, path: str | Path) -> None:
     backbone.body.load_state_dict({name: state.get(name, value) for name, value in own.items()})
 
 
-def _fitted(found: Mapping[str, Tensor], own: Mapping[str, Tensor], backbone: Baseline) -> dict[str, Tensor]:
+def fitted(found: Mapping[str, Tensor], own: Mapping[str, Tensor], backbone: Any) -> dict[str, Tensor]:
     """The file's tensors with position code and first convolution in the backbone's shape."""
     state = dict(found)
     kernel = next((name for name, value in own.items() if value.ndim == 4), "")

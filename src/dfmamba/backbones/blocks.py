@@ -1,10 +1,13 @@
 """Blocks of the tribrid backbone: convolution, gated convolution, Mamba, DF-Mamba and the FFN around them.
 
 All blocks map (B, C, H, W) to the same shape. Sources: DF-Mamba (arXiv 2512.02727), Fig. 3; Mamba (Gu & Dao
-2024); MambaOut (Yu & Wang 2025) for the gated convolution block, which is the Mamba block without its scan.
+2024); MambaOut (Yu & Wang 2025) for the gated convolution block, which is the Mamba block without its scan;
+Vim (Zhu et al. 2024) for the bidirectional mixer, which DF-Mamba's is compared with.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +118,43 @@ class MambaMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x, z = self.in_proj(x).chunk(2, dim=1)
         y = self.dssm(self.act(self.conv(x)))
+        return self.out_proj(y * self.act(z))
+
+
+class VimMixer(nn.Module):
+    """Vim's token mixer on a map: Mamba's, in raster order from either end, with one gate for both.
+
+    Each direction has a causal depthwise convolution along its sequence, SiLU and a selective scan of its
+    own; the sum is gated and projected (Vim, algorithm 1).
+
+    Args:
+        dim: channels.
+        scan: configuration of the scans, which are undeformed; `reverse` has no effect.
+        expand: inner width relative to `dim`.
+        kernel: width of the convolutions along the sequence.
+    """
+
+    def __init__(self, dim: int, scan: DSSMConfig, expand: float = 1.0, kernel: int = 4) -> None:
+        super().__init__()
+        inner = int(expand * dim)
+        scan = replace(scan, deformable=False, reverse=False)
+        self.in_proj = Pointwise(dim, 2 * inner, bias=False)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(inner, inner, (1, kernel), padding=(0, kernel - 1), groups=inner) for _ in range(2)
+        )
+        self.act = nn.SiLU()
+        self.scans = nn.ModuleList(DSSM(inner, scan) for _ in range(2))
+        self.out_proj = Pointwise(inner, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[2:]
+        x, z = self.in_proj(x).chunk(2, dim=1)
+        tokens = x.flatten(2).unsqueeze(2)
+        there, back = (
+            scan(self.act(conv(sequence)[..., : sequence.shape[3]]))  # causal: what lies beyond is cut off
+            for conv, scan, sequence in zip(self.convs, self.scans, (tokens, tokens.flip(3)), strict=True)
+        )
+        y = (there + back.flip(3)).squeeze(2).unflatten(2, size)
         return self.out_proj(y * self.act(z))
 
 

@@ -10,7 +10,11 @@ from torch import nn
 
 from dfmamba.backbones.baselines import BASELINES, BaselineConfig, create_baseline
 from dfmamba.backbones.dssm import DSSMConfig
+from dfmamba.backbones.spatial_mamba import SPATIAL_MAMBAS, SpatialMamba, SpatialMambaConfig
 from dfmamba.backbones.tribrid import Tribrid, TribridConfig, TribridFeatures
+from dfmamba.backbones.vmamba import VMAMBAS, VMamba, VMambaConfig
+
+PeerConfig = VMambaConfig | SpatialMambaConfig
 
 BACKBONES: dict[str, TribridConfig] = {
     "dfmamba_tiny": TribridConfig(
@@ -43,27 +47,32 @@ BACKBONES: dict[str, TribridConfig] = {
     ),
 }
 
+PEERS: dict[str, PeerConfig] = {**VMAMBAS, **SPATIAL_MAMBAS}
+"""State-space backbones of other papers, built here on our operators."""
+
 
 def list_backbones(pattern: str = "*", baselines: bool = True) -> list[str]:
     """Names of the backbones that match a shell-style pattern, ours first.
 
     Args:
         pattern: `*` and `?` as in file names.
-        baselines: list those that timm builds (extra `baselines`) as well.
+        baselines: list those of other papers as well: the peers, and those that timm builds (extra
+            `baselines`).
 
     `dfmamba_test` is for tests and not listed.
     """
     ours = sorted(name for name in BACKBONES if name != "dfmamba_test")
-    return [name for name in [*ours, *(BASELINES if baselines else ())] if fnmatch(name, pattern)]
+    others = (*PEERS, *BASELINES) if baselines else ()
+    return [name for name in (*ours, *others) if fnmatch(name, pattern)]
 
 
-def backbone_config(name: str, **overrides: Any) -> TribridConfig | BaselineConfig:
+def backbone_config(name: str, **overrides: Any) -> TribridConfig | PeerConfig | BaselineConfig:
     """Configuration of a named backbone with some fields changed; needs no timm.
 
     Raises:
         ValueError: unknown name or field.
     """
-    config = BACKBONES.get(name) or BASELINES.get(name)
+    config = BACKBONES.get(name) or PEERS.get(name) or BASELINES.get(name)
     if config is None:
         raise ValueError(f"unknown backbone {name!r}; known: {', '.join(list_backbones())}")
     return config.with_overrides(**overrides)
@@ -89,15 +98,15 @@ def create_backbone(
         drop_rate: dropout before the classifier.
         global_pool: "avg", "max", "avgmax", "catavgmax", or "" for a map of class scores.
         **overrides: fields of `TribridConfig`, such as `in_chans`, `drop_path_rate`, `deformable`,
-            `num_anchors` or `replaced={"dssm": "mamba"}`; of a baseline, those of its configuration in
-            `dfmamba.backbones.baselines`.
+            `num_anchors` or `replaced={"dssm": "mamba"}`; of a peer or baseline, those of its
+            configuration.
 
     Returns:
-        A `Tribrid`, or a `TribridFeatures` or `Baseline` whose `feature_info` has channels and strides.
+        A `Tribrid`, or a `TribridFeatures`, peer or `Baseline` whose `feature_info` has channels and strides.
 
     Raises:
         ValueError: unknown name or argument, one of the classifier together with `features_only`, or a
-            baseline without `features_only`.
+            peer or baseline without `features_only`.
         ImportError: a baseline without timm.
 
     Example:
@@ -114,7 +123,13 @@ def create_backbone(
             )
         if isinstance(config, BaselineConfig):
             return create_baseline(config, out_indices)
+        if isinstance(config, VMambaConfig):
+            return VMamba(config, out_indices)
+        if isinstance(config, SpatialMambaConfig):
+            return SpatialMamba(config, out_indices)
         return TribridFeatures(config, out_indices)
+    if isinstance(config, PeerConfig):
+        raise ValueError(f"{name} gives maps only: pass features_only=True")
     if isinstance(config, BaselineConfig):
         raise ValueError(
             f"{name} gives maps only: pass features_only=True, or use timm.create_model for a classifier"

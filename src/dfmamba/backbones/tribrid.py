@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dfmamba.backbones.blocks import ConvBlock, ConvNorm, GatedConvBlock, MambaMixer, MixerBlock
+from dfmamba.backbones.blocks import ConvBlock, ConvNorm, GatedConvBlock, MambaMixer, MixerBlock, VimMixer
 from dfmamba.backbones.dssm import DSSMConfig
 from dfmamba.backbones.features import FeatureInfo, GlobalPool, chosen_maps
 from dfmamba.fuse import fuse
 from dfmamba.layers import NORMS
 
 STRIDES = (4, 8, 16, 32)
-BLOCKS = ("conv", "gated", "dssm", "mamba", "none")
-"""Names a stage may list: "dssm" scans at deformable positions, "mamba" in plain raster order."""
+BLOCKS = ("conv", "gated", "dssm", "mamba", "vim", "none")
+"""Names a stage may list: "dssm" scans at deformable positions, "mamba" in plain raster order, "vim" so from
+either end."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,11 @@ class Tribrid(nn.Module):
             if name == "gated":
                 return GatedConvBlock(dim, config.gated_expand, config.gated_kernel, rate, mixer_norm)
             here = replace(scan, deformable=scan.deformable and name == "dssm")
-            mixer = MambaMixer(dim, here, config.expand, norm=mixer_norm)
+            mixer: nn.Module
+            if name == "vim":
+                mixer = VimMixer(dim, here, config.expand)
+            else:
+                mixer = MambaMixer(dim, here, config.expand, norm=mixer_norm)
             return MixerBlock(dim, mixer, config.ffn_ratio, rate, mixer_norm)
 
         self.stem = nn.Sequential(

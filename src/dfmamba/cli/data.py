@@ -1,10 +1,12 @@
-"""Look at a data set on disk: check a copy, export it, or write a small synthetic one.
+"""Look at a data set on disk: check a copy, export it, write a small synthetic one, or render shards.
 
 docs/data.md says which data sets there are and how their folders must look.
 """
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from dfmamba.cli.reader_options import add_option, parse_options
 SCHEMA = "dfmamba.data_check/1"
 SHEET_SAMPLES = 20
 """Cells of a contact sheet."""
+
+_KINDS = ("single", "two", "object", "ego", "depth")
 
 _EXIT = {"ok": 0, "note": 0, "wrong": 1, "unusable": 2}
 _VERDICT = {
@@ -51,6 +55,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     fixture.add_argument("--seed", type=int, default=0, help="of the synthetic hands")
     actions.add_subcommand("fixture", fixture, help="write a small synthetic copy")
 
+    synth = _action("synth OUT: pictures of synthetic hands with depth and labels, as shards")
+    synth.add_argument("out", type=str, help="folder; the shards go into SPLIT/ below it")
+    synth.add_argument("--count", type=int, default=10_000, metavar="N", help="pictures")
+    synth.add_argument("--seed", type=int, default=0, help="of the pictures")
+    synth.add_argument("--kind", type=str, default="mix", help="mix, " + ", ".join(_KINDS))
+    synth.add_argument("--size", type=int, default=128, help="side of the pictures in pixels")
+    synth.add_argument("--workers", type=int, default=2, metavar="N", help="processes that render")
+    synth.add_argument("--split", type=str, default="train", choices=["train", "val", "test"])
+    synth.add_argument("--per-shard", type=int, default=1000, metavar="N", help="pictures of a shard")
+    synth.add_argument("--photos", type=str, metavar="DIR", help="photographs to use as further backgrounds")
+    actions.add_subcommand("synth", synth, help="render pictures of synthetic hands into shards")
+
 
 def run(options: Namespace) -> int:
     """Do what the action says; returns the exit code.
@@ -63,7 +79,8 @@ def run(options: Namespace) -> int:
         OSError: something can't be read or written.
     """
     chosen = options[options.action]
-    return {"check": _check, "export": _export, "fixture": _fixture}[options.action](chosen)
+    actions = {"check": _check, "export": _export, "fixture": _fixture, "synth": _synth}
+    return actions[options.action](chosen)
 
 
 def _action(description: str) -> ArgumentParser:
@@ -246,6 +263,26 @@ def _fixture(options: Namespace) -> int:
     except ImportError as error:
         raise ValueError(str(error)) from error
     print(f"{options.path}: a synthetic copy in the layout of {options.dataset}")
+    return 0
+
+
+def _synth(options: Namespace) -> int:
+    from dfmamba.data.synthetic import SyntheticConfig
+    from dfmamba.data.synthetic.shards import render_to_shards
+
+    if options.kind not in ("mix", *_KINDS):
+        raise ValueError(f"--kind: expected mix, {', '.join(_KINDS)}, got {options.kind!r}")
+    config = SyntheticConfig(size=options.size, seed=options.seed, backgrounds=options.photos)
+    if options.kind != "mix":
+        config = replace(config, kinds={options.kind: 1.0})
+    folder = Path(options.out) / options.split
+    began = time.monotonic()
+    try:
+        made = render_to_shards(config, options.count, folder, options.per_shard, options.workers)
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    rate = made / max(time.monotonic() - began, 1e-3)
+    print(f"{folder}: {options.count} pictures, {made} of them rendered now, {rate:.1f} a second")
     return 0
 
 

@@ -50,7 +50,7 @@ def run(options: Namespace) -> int:
     """
     from pathlib import Path
 
-    from dfmamba.backbones import BACKBONES
+    from dfmamba.backbones.registry import BACKBONES, PEERS
     from dfmamba.cli.predict import require_writable
     from dfmamba.export import ExportConfig, export, find_subject
 
@@ -72,7 +72,7 @@ def run(options: Namespace) -> int:
         raise ValueError(str(error)) from error
     checked = "not checked" if report.errors is None else f"checked: {report.errors}"
     print(f"{report.path}: {report.size / 1e6:.2f} MB, {checked}")
-    if options.model in BACKBONES:
+    if options.model in BACKBONES or options.model in PEERS:
         print(f"{options.model} is a backbone without trained weights: the file's are random")
     return 0
 

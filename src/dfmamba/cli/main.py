@@ -35,6 +35,7 @@ VERBS: dict[str, Verb] = {
     "predict": Verb("dfmamba.cli.predict", "find the hands in pictures: JSON and a drawing of each"),
     "info": Verb("dfmamba.cli.info", "list the models and the versions of what they run on"),
     "train": Verb("dfmamba.cli.train", "train a model"),
+    "pretrain": Verb("dfmamba.cli.pretrain", "pre-train a backbone on unlabelled pictures"),
     "eval": Verb("dfmamba.cli.evaluate", "measure a model on labelled pictures"),
     "data": Verb("dfmamba.cli.data", "check, draw and convert copies of data sets"),
     "reproduce": Verb("dfmamba.cli.reproduce", "the published tables, filled in with what has been run"),
@@ -98,7 +99,7 @@ def _run_verb(name: str, words: Sequence[str]) -> int:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         return fail(program, error)
     except Exception as error:
         if os.environ.get(SHOW_TRACEBACK) == "1":
@@ -109,7 +110,8 @@ def _run_verb(name: str, words: Sequence[str]) -> int:
 
 def _parse(program: str, module, words: Sequence[str]) -> Namespace | int:
     """The parsed options; an exit code where there is nothing to run (`--help`, unusable arguments)."""
-    parser = ArgumentParser(prog=program, description=module.__doc__, exit_on_error=False)
+    # Where settings can be printed, the verb does it, with what follows from the ones that are given.
+    parser = ArgumentParser(prog=program, description=module.__doc__, exit_on_error=False, print_config=None)
     module.add_arguments(parser)
     try:
         return parser.parse_args(list(words))

@@ -1,7 +1,9 @@
 """Find the hands in pictures.
 
-Writes NAME.json (joints in pixels and millimetres) and NAME.png (a drawing) for each picture. Exit code: 0 if
-all went well, 1 if some pictures failed, 2 if the arguments are unusable or nothing could be done.
+Writes NAME.json (joints in pixels and millimetres) and NAME.png (a drawing) for each picture. With --engine,
+for very many pictures: files of --part_size pictures each instead, made by several processes; a call that was
+interrupted goes on when it is repeated. Exit code: 0 if all went well, 1 if some pictures failed, 2 if the
+arguments are unusable or nothing could be done.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 _PROGRAM = "dfmamba predict"
 LIST_SCHEMA = "dfmamba.predictions/1"
+_BULK_OPTIONS = ("workers", "format", "part_size", "batch_size")
+_FAULTS_SHOWN = 10
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -64,6 +68,28 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--json", type=str, metavar="FILE", help="also write all results into this one JSON file"
     )
+    parser.add_argument(
+        "--engine",
+        type=str,
+        metavar="local|ray",
+        help="predict in bulk, on this machine or on a Ray cluster; PATH may then be a tar file, too",
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="with --engine: processes (one for each core or GPU)"
+    )
+    parser.add_argument(
+        "--format", type=str, metavar="parquet|jsonl", help="with --engine: of the parts (parquet)"
+    )
+    parser.add_argument(
+        "--part_size", type=int, metavar="N", help="with --engine: pictures of one file (2000)"
+    )
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        metavar="N",
+        help="with --engine: pictures that go through the network together (1); more is faster, and moves "
+        "joints by a fraction of a pixel",
+    )
 
 
 def run(options: Namespace) -> int:
@@ -78,6 +104,11 @@ def run(options: Namespace) -> int:
     box = None if options.box is None else parse_box(options.box)
     if not 0.0 <= options.threshold <= 1.0:
         raise ValueError(f"--threshold: expected a value from 0 to 1, got {options.threshold}")
+    bulk = {name: options[name] for name in _BULK_OPTIONS if options[name] is not None}
+    if options.engine is not None:
+        return _run_bulk(options, box, bulk)
+    if bulk:
+        raise ValueError(f"--{next(iter(bulk))}: works with --engine local or --engine ray only")
     found: dict[Path, None] = {}
     failures: list[tuple[str, str]] = []
     for name in options.paths:
@@ -130,6 +161,45 @@ def run(options: Namespace) -> int:
     if not failures:
         return 0
     return 1 if predictions else 2
+
+
+def _run_bulk(options: Namespace, box: tuple[float, float, float, float] | None, bulk: dict[str, Any]) -> int:
+    """`run` with `--engine`; `bulk` are those of its options that were given."""
+    from dfmamba.bulk.parts import BulkConfig
+    from dfmamba.bulk.run import predict_bulk
+    from dfmamba.cli.main import fail
+    from dfmamba.hands.camera import Camera
+
+    if options.json is not None:
+        raise ValueError("--json: doesn't work with --engine, whose parts hold all results")
+    workers = bulk.pop("workers", None)
+    config = BulkConfig(
+        out=os.path.abspath(options.out),
+        model=os.path.abspath(options.model) if os.path.exists(options.model) else options.model,
+        device=options.device,
+        threshold=options.threshold,
+        refine=not options.single_pass,
+        box=box,
+        camera=None if options.camera is None else Camera.parse(options.camera),
+        mirrored=options.mirrored,
+        **bulk,
+    )
+    require_writable("--out", Path(config.out))
+    start = time.perf_counter()
+    try:
+        done = predict_bulk(options.paths, config, load_model(options.model), options.engine, workers)
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    for fault in done.faults[:_FAULTS_SHOWN]:
+        fail(_PROGRAM, fault)
+    earlier = f" ({done.earlier} were there)" if done.earlier else ""
+    summary = (
+        f"{_count(done.pictures, 'picture')}{earlier}, {_count(done.hands, 'hand')}, {done.failed} failed"
+    )
+    print(f"{summary}, {time.perf_counter() - start:.1f} s; results in {options.out}", flush=True)
+    if not done.failed:
+        return 0
+    return 1 if done.failed < done.pictures else 2
 
 
 def predict_file(predictor: Predictor, path: Path, target: Path, settings: dict) -> Prediction:

@@ -8,12 +8,28 @@ over new backgrounds in every step. Stop with Ctrl-C at any time and go on with 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+
+from dfmamba.cli.train_options import (
+    add_init_backbone,
+    add_run_options,
+    print_config,
+    run_options,
+    starting_from,
+    telling,
+)
+
+REHEARSED_PICTURES = 16
+"""Pictures that --dry-run renders where the cache has none."""
 
 
 def variant(words: Sequence[str]) -> tuple[str, Sequence[str]]:
@@ -29,9 +45,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `dfmamba train`: every field of `TrainConfig`, dotted for its parts."""
     from dfmamba.train.config import TrainConfig
 
-    parser.add_argument("--config", action="config", help="YAML or JSON file with some of these settings")
-    parser.add_argument("--resume", action="store_true", help="go on from the state in the folder of the run")
-    parser.add_argument("--until", type=int, metavar="STEP", help="stop and save before this step")
+    add_run_options(parser)
+    add_init_backbone(parser)
     parser.add_class_arguments(TrainConfig, None)
 
 
@@ -50,12 +65,16 @@ def run(options: Namespace) -> int:
     from dfmamba.train.synthetic_task import SyntheticTask
 
     values = options.as_dict()
-    resume, until = values.pop("resume"), values.pop("until")
-    values.pop("config", None)
-    values.pop("__path__", None)
+    chosen = run_options(values)
+    init_backbone = values.pop("init_backbone")
     config = TrainConfig.from_dict(values)
-    task = SyntheticTask(config)
+    task: Any = SyntheticTask(config)
+    if chosen.print_config:
+        return print_config(config, init_backbone=init_backbone)
+    task = starting_from(task, init_backbone, config, chosen.resume)
     ranks = Ranks.from_environment(config.device)
+    if chosen.dry_run:
+        return _dry_run(config, task, ranks)
     data = config.data
     first = min(data.first, data.pictures)
     if ranks.first:
@@ -68,8 +87,9 @@ def run(options: Namespace) -> int:
     if ranks.first and data.pictures > first:
         renderer.start()
     try:
-        source = Pool(config, MODELS[config.model].image_size, ranks)
-        train(config, source, task, resume, Validation(config), until, ranks)
+        source = Pool(config, MODELS[config.model].image_size, ranks, workers=config.data.ahead)
+        with telling(config.out, chosen.board, ranks) as board:
+            train(config, source, task, chosen.resume, Validation(config, board), chosen.until, ranks)
     finally:
         if renderer.pid is not None:
             renderer.terminate()
@@ -81,9 +101,6 @@ def run(options: Namespace) -> int:
 
 def _render_rest(data: Any, first: int, count: int) -> None:
     """Renders beside the training, at low priority and one process, so that training keeps its cores."""
-    import os
-    from dataclasses import replace
-
     from dfmamba.train.pool import render
 
     os.nice(5)
@@ -93,11 +110,49 @@ def _render_rest(data: Any, first: int, count: int) -> None:
         sys.exit(130)
 
 
-class Validation:
-    """Figures of the averaged model on unseen synthetic pictures."""
+def _dry_run(config: Any, task: Any, ranks: Any) -> int:
+    """Rehearses on the pictures of the cache; where they aren't there yet, on a few rendered for it."""
+    from dfmamba.data.synthetic import raster
+    from dfmamba.models import MODELS
+    from dfmamba.train.meter import clock
+    from dfmamba.train.pool import SHARD, Pool, cache_folder, render
+    from dfmamba.train.rehearsal import rehearse
 
-    def __init__(self, config: Any) -> None:
-        self.config = config
+    data, lines = config.data, []
+    first = min(data.first, data.pictures)
+    shards = (cache_folder(data) / f"shard-{place:09d}" for place in range(0, first, SHARD))
+    with tempfile.TemporaryDirectory(prefix="dfmamba-") as folder:
+        if not all(shard.is_dir() for shard in shards):
+            few = min(REHEARSED_PICTURES, first)
+            small = replace(data, pictures=few, first=few, cache=folder, backgrounds=2, workers=0)
+            raster.warm_up()
+            begun = time.monotonic()
+            render(small, 0, few)
+            each = (time.monotonic() - begun) / few / max(1, data.workers)
+            size = sum(file.stat().st_size for file in Path(folder).rglob("*.npy")) / few
+            lines.append(
+                f"rendering: {first} pictures before the first step {clock(first * each)}, "
+                f"all {data.pictures} {clock(data.pictures * each)} and {size * data.pictures / 1e9:.1f} GB"
+            )
+            config = replace(config, data=small)
+        source = Pool(config, MODELS[config.model].image_size, ranks)
+        validation = Validation(replace(config, validation=1))
+        lines = [*rehearse(config, source, task, validation, 1, ranks), *lines]
+    if ranks.first:
+        print("\n".join(lines))
+    return 0
+
+
+class Validation:
+    """Figures of the averaged model on unseen synthetic pictures.
+
+    Args:
+        config: the run.
+        board: a logger that is shown a picture of each kind with its joints.
+    """
+
+    def __init__(self, config: Any, board: Any = None) -> None:
+        self.config, self.board = config, board
         self.samples: dict[str, list[Any]] = {}
 
     def __call__(self, model: Any) -> dict[str, float]:
@@ -114,4 +169,20 @@ class Validation:
             figures[f"{kind}_pa_mpjpe_mm"] = round(found["pa_mpjpe_mm"], 3)
             figures[f"{kind}_error_2d_box"] = round(found["error_2d_box"], 4)
         figures["score"] = sum(figures[f"{kind}_mpjpe_mm"] for kind in KINDS) / len(KINDS)
+        if self.board is not None:
+            self.board.picture("validation/hands", self._sheet(model))
         return figures
+
+    def _sheet(self, model: Any) -> Any:
+        import numpy as np
+
+        from dfmamba.train.board import draw_validation
+        from dfmamba.train.evaluate import look_at_samples
+
+        shown, joints = [], []
+        chosen = [samples[0] for samples in self.samples.values()]
+        for sample, _, last in look_at_samples(model, chosen, "joints", True, len(chosen)):
+            sides = (0, 1) if sample.present.sum() > 1 else tuple(last) * 2
+            shown.append(sample)
+            joints.append(np.stack([last[side].joints_25d[:, :2] for side in sides]))
+        return draw_validation(shown, joints)

@@ -6,53 +6,73 @@ dfmamba train DATASET ..., which divide every batch.
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import re
 import sys
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
 from dfmamba.cli.reader_options import add_option, parse_options
+from dfmamba.cli.train_options import (
+    add_init_backbone,
+    add_run_options,
+    print_config,
+    run_options,
+    starting_from,
+    telling,
+)
 
-_SETTINGS: dict[str, tuple[Any, str]] = {
-    "out": (str, "folder of the run; runs/DATASET-BACKBONE by default"),
-    "backbone": (str, "dfmamba_tiny, dfmamba_nano, resnet50, convnext_tiny, vit_small or swin_tiny"),
-    "backbone_args": (dict[str, Any], "changes to the backbone's configuration"),
-    "backbone_weights": (str, "safetensors file with a baseline's weights under timm's names"),
-    "framework": (dict[str, Any], "settings of the framework to change, or another one by its name"),
-    "split": (str, "split to train on"),
-    "test_split": (str, "split to validate on"),
-    "steps": (int, "optimiser steps, instead of epochs"),
-    "batch_size": (int, "samples a step"),
-    "optimizer": (str, "adam or adamw"),
-    "lr": (float, "learning rate"),
-    "schedule": (str, "step or cosine"),
-    "warmup": (int, "steps of linear warm-up"),
-    "weight_decay": (float, "weight decay"),
-    "ema": (float, "decay of the averaged weights; 0 keeps the last ones"),
-    "clip": (float, "largest norm of the gradient"),
-    "seed": (int, "seed of initialisation, order and augmentation"),
-    "validate_every": (int, "steps between validations"),
-    "validation": (int, "samples in a validation; 0 for none"),
-    "save_every": (int, "steps between checkpoints"),
-    "init": (str, "folder of a model whose weights to start from"),
-    "device": (str, "torch device"),
-    "threads": (int, "torch threads; 0 leaves torch's own choice"),
-    "workers": (int, "processes that prepare batches"),
+_APART = ("dataset", "data", "options")
+"""Settings of a run whose options are declared one by one."""
+
+_WORDS = {
+    "out": "folder of the run; runs/DATASET-BACKBONE by default",
+    "steps": "optimiser steps, instead of epochs",
+    "framework": "settings of the framework to change, or another one by its name",
+    "validation": "samples in a validation; 0 for none",
 }
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `dfmamba train DATASET`; those left out are the recipe's."""
-    parser.add_argument("--config", action="config", help="YAML or JSON file with some of these settings")
+    from dfmamba.train.dataset_task import DatasetRun
+
+    add_run_options(parser)
     parser.add_argument("dataset", type=str, help="name of the data set")
     parser.add_argument("--data", type=str, metavar="DIR", help="folder of the data set as downloaded")
     add_option(parser)
+    parser.add_argument(
+        "--options", type=dict[str, Any] | None, default=None, help="of the reader, all of them by name"
+    )
     parser.add_argument("--epochs", type=float | None, default=None, help="passes over the split")
-    for name, (kind, text) in _SETTINGS.items():
-        parser.add_argument(f"--{name}", type=kind | None, default=None, help=text)
-    parser.add_argument("--resume", action="store_true", help="go on from the state in the folder of the run")
-    parser.add_argument("--until", type=int | None, metavar="STEP", help="stop and save before this step")
+    add_init_backbone(parser)
+    texts = {**attribute_texts(DatasetRun), **_WORDS}
+    hints = get_type_hints(DatasetRun)
+    for name in _settings():
+        kind = dict[str, Any] if get_origin(hints[name]) is Mapping else hints[name]
+        parser.add_argument(f"--{name}", type=kind | None, default=None, help=texts.get(name, ""))
+
+
+def _settings() -> list[str]:
+    """Names of the settings that have an option of their name."""
+    from dfmamba.train.dataset_task import DatasetRun
+
+    return [setting.name for setting in fields(DatasetRun) if setting.name not in _APART]
+
+
+def attribute_texts(kind: type) -> dict[str, str]:
+    """What the docstrings of a configuration and of its bases say of its attributes."""
+    texts: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        lines = inspect.cleandoc(base.__dict__.get("__doc__") or "").partition("Attributes:\n")[2]
+        for name, text in re.findall(r"^    (\w+): ((?:.+\n?(?:     .*\n?)*))", lines, re.MULTILINE):
+            texts[name] = " ".join(text.split())
+    return texts
 
 
 def run(options: Namespace) -> int:
@@ -62,33 +82,52 @@ def run(options: Namespace) -> int:
         ValueError: unusable settings or labels.
         OSError: the data set can't be read, or the folder of the run not written.
     """
+    from dfmamba.data.readers.shards import ShardedDataset
     from dfmamba.data.registry import open_dataset
     from dfmamba.train.dataset_source import DatasetSource
     from dfmamba.train.dataset_task import DatasetTask
     from dfmamba.train.engine import train
     from dfmamba.train.parallel import Ranks
     from dfmamba.train.recipes import recipe
+    from dfmamba.train.rehearsal import rehearse
+    from dfmamba.train.shard_source import ShardSource
 
-    chosen = recipe(options.dataset)
+    values = options.as_dict()
+    chosen = run_options(values)
+    found = recipe(options.dataset)
     if options.data is None:
         raise ValueError(f"{options.dataset!r} needs --data DIR, the folder of the data set as downloaded")
-    changes = {name: options[name] for name in _SETTINGS if options[name] is not None}
+    changes = {name: values[name] for name in _settings() if values[name] is not None}
     framework = changes.pop("framework", {})
-    another = framework.get("name", chosen.framework["name"]) != chosen.framework["name"]
-    reader = {**chosen.options, **parse_options(options.option)}
+    another = framework.get("name", found.framework["name"]) != found.framework["name"]
+    reader = {**found.options, **(options.options or {}), **parse_options(options.option)}
     ranks = Ranks.from_environment(changes.get("device", "cpu"))
-    dataset = open_dataset(options.dataset, options.data, changes.get("split", chosen.splits[0]), **reader)
-    config = chosen.run(
+    dataset = open_dataset(options.dataset, options.data, changes.get("split", found.splits[0]), **reader)
+    config = found.run(
         options.data, len(dataset), options.epochs, framework, another, options=reader, **changes
     )
-    task = DatasetTask(config)
+    plain = DatasetTask(config)
+    if chosen.print_config:
+        return print_config(config, init_backbone=options.init_backbone)
     if ranks.first:
         for line in dataset.report.lines:
             print(f"{config.dataset} {config.split}: {line}", file=sys.stderr)
-        print(f"recipe: {chosen.note}", file=sys.stderr)
-    source = DatasetSource(dataset, task.framework, config.batch_size, config.seed, ranks, config.workers)
-    validate = Validation(config, task) if config.validation and ranks.first else None
-    train(config, source, task, options.resume, validate, options.until, ranks)
+        print(f"recipe: {found.note}", file=sys.stderr)
+    arguments = (plain.framework, config.batch_size, config.seed, ranks, config.workers)
+    source = DatasetSource(dataset, *arguments)
+    if config.buffer:
+        if not isinstance(dataset, ShardedDataset):
+            raise ValueError(f"buffer is for shards, not for {config.dataset!r}; leave it 0")
+        source = ShardSource(dataset, *arguments, config.buffer)
+    task = starting_from(plain, options.init_backbone, config, chosen.resume)
+    if chosen.dry_run:
+        few = min(config.validation, 2)
+        short = Validation(replace(config, validation=few), plain) if few and ranks.first else None
+        print(*rehearse(config, source, task, short, few, ranks), sep="\n")
+        return 0
+    with telling(config.out, chosen.board, ranks) as board:
+        validate = Validation(config, plain, board) if config.validation and ranks.first else None
+        train(config, source, task, chosen.resume, validate, chosen.until, ranks)
     if ranks.first:
         for line in source.report.lines[1:]:
             print(f"while training: {line}", file=sys.stderr)
@@ -97,10 +136,16 @@ def run(options: Namespace) -> int:
 
 
 class Validation:
-    """Figures of the model on evenly spaced samples of the split to test on; "score" is the main one."""
+    """Figures of the model on evenly spaced samples of the split to test on; "score" is the main one.
 
-    def __init__(self, config: Any, task: Any) -> None:
-        self.config, self.task = config, task
+    Args:
+        config: the run.
+        task: its task, for the framework.
+        board: a logger that is shown some samples with their joints.
+    """
+
+    def __init__(self, config: Any, task: Any, board: Any = None) -> None:
+        self.config, self.task, self.board = config, task, board
         self.dataset = config.open(config.test_split)
 
     def __call__(self, model: Any) -> dict[str, float]:
@@ -110,6 +155,27 @@ class Validation:
         found, report, _ = evaluate_dataset(
             model, self.task.framework, self.dataset, limit=self.config.validation
         )
+        if self.board is not None:
+            self._show(model)
         figures = {k: round(v, 4) for k, v in found.items() if isinstance(v, float)}
         score = next(figures[k] for k in ("mpjpe_mm", "mean_error_mm") if k in figures)
         return {**figures, "samples": float(report.kept), "score": score}
+
+    def _show(self, model: Any) -> None:
+        """Draws the first usable ones of the samples."""
+        from dfmamba.train.board import SHOWN, draw_validation
+        from dfmamba.train.evaluate_dataset import predict_dataset
+
+        chosen = []
+        for i in self.dataset.spaced(self.config.validation)[: 4 * SHOWN]:
+            with contextlib.suppress(OSError, ValueError):
+                sample = self.dataset[i]
+                chosen.append((sample, self.task.framework.example(sample, None)))
+            if len(chosen) == SHOWN:
+                break
+        if not chosen or any(sample.camera is None for sample, _ in chosen):
+            return
+        found = predict_dataset(model, self.task.framework, chosen)
+        samples = [sample for sample, _ in chosen]
+        joints = [sample.camera.project(mm) for sample, mm in zip(samples, found, strict=True)]
+        self.board.picture("validation/hands", draw_validation(samples, joints))

@@ -151,8 +151,49 @@ def write_shards(dataset: IndexedDataset, folder: str | Path, per_shard: int = 1
     sources = sources_of(dataset, report)
     for first in sources:
         batch = itertools.chain([first], itertools.islice(sources, per_shard - 1))
-        _write_tar(root / f"{report.kept // per_shard:06d}.tar", batch, report)
+        report.kept += write_tar(root / f"{report.kept // per_shard:06d}.tar", batch, report.kept)
     return report
+
+
+def write_tar(path: Path, sources: Iterable[Source], first: int) -> int:
+    """Writes one shard, which appears only when it is complete and on the disk.
+
+    Args:
+        path: of the shard.
+        sources: its samples.
+        first: number of the first of them, which its key names; the others count on.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        OSError: the file can't be written; the message names it.
+    """
+    count = 0
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with (
+            draft.open("xb") as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
+            for source in sources:
+                text = json.dumps(header() | entry_of(source.sample))
+                for suffix, content in [*_pictures(source).values(), (".json", text.encode())]:
+                    member = tarfile.TarInfo(f"{first + count:08d}{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+                count += 1
+            tar.close()
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return count
 
 
 def header() -> dict[str, Any]:
@@ -224,15 +265,20 @@ def load_depth_png(path: Path, unit_mm: float) -> np.ndarray:
         content = path.read_bytes()
     except OSError as error:
         raise OSError(f"{path}: cannot be read ({error.strerror or error})") from None
+    return decode_depth_png(content, unit_mm, str(path))
+
+
+def decode_depth_png(content: bytes, unit_mm: float, name: str) -> np.ndarray:
+    """As `load_depth_png`, of the bytes of a file; error messages start with `name`."""
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
             mode = image.mode
             steps = np.array(image)
     except Exception as error:
         # Pillow's decoders answer damaged bytes with almost any exception type.
-        raise ValueError(f"{path}: damaged or no PNG ({type(error).__name__})") from None
+        raise ValueError(f"{name}: damaged or no PNG ({type(error).__name__})") from None
     if not mode.startswith("I") or steps.ndim != 2:
-        raise ValueError(f"{path}: PNG of mode {mode}; expected a depth map, 16-bit grey")
+        raise ValueError(f"{name}: PNG of mode {mode}; expected a depth map, 16-bit grey")
     return steps.astype(np.float32) * np.float32(unit_mm)
 
 
@@ -280,20 +326,3 @@ def _plain(array: np.ndarray) -> Any:
     if array.ndim > 1:
         return [_plain(row) for row in array]
     return [float(str(value)) for value in np.asarray(array, np.float32)]
-
-
-def _write_tar(path: Path, sources: Iterable[Source], report: Report) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with tarfile.open(draft, mode="x", format=tarfile.USTAR_FORMAT) as tar:
-            for source in sources:
-                files = [*_pictures(source).values()]
-                text = json.dumps(header() | entry_of(source.sample))
-                for suffix, content in [*files, (".json", text.encode())]:
-                    member = tarfile.TarInfo(f"{report.kept:08d}{suffix}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
-                report.kept += 1
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -68,6 +68,7 @@ DATASETS: dict[str, DatasetInfo] = {
         "pictures, four backgrounds a training pose (data set page)", "research only",
     ),
     "own": DatasetInfo("own data", "own", "OwnData", "train", "test"),
+    "shards": DatasetInfo("tar shards", "shards", "ShardedDataset", "train", "test"),
 }  # fmt: skip
 """All data sets that can be read."""
 

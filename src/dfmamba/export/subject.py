@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dfmamba.backbones import BACKBONES, create_backbone, list_backbones
+from dfmamba.backbones import create_backbone, list_backbones
+from dfmamba.backbones.registry import BACKBONES, PEERS
 from dfmamba.fuse import fuse
 from dfmamba.hands.skeleton import JOINT_NAMES
 from dfmamba.models import PACKAGED, HandPoseModel, list_models, load
@@ -129,7 +130,7 @@ def find_subject(name: str, size: int | None = None, features: bool = False) -> 
     """A model or a backbone by name.
 
     Args:
-        name: a packaged model, a folder, a hub id, or one of our backbones, whose weights are
+        name: a packaged model, a folder, a hub id, or a backbone of ours or a peer, whose weights are
             then random.
         size: side of the picture in pixels; pose models have their own. Backbones: 256 by default.
         features: of a pose model, take the trained backbone alone.
@@ -138,11 +139,12 @@ def find_subject(name: str, size: int | None = None, features: bool = False) -> 
         ValueError: unknown name, damaged weights, or a size that does not suit.
         OSError: a file is missing, or the hub can't be reached.
     """
-    if name in BACKBONES:
+    if name in BACKBONES or name in PEERS:
         torch.manual_seed(0)
         backbone = create_backbone(name, features_only=True)
         return backbone_subject(name, backbone, DEFAULT_SIZE if size is None else size)
-    known = f"models {', '.join(list_models())}; backbones {', '.join(list_backbones(baselines=False))}"
+    backbones = ", ".join([*list_backbones(baselines=False), *PEERS])
+    known = f"models {', '.join(list_models())}; backbones {backbones}"
     if not Path(name).is_dir() and not (PACKAGED / name).is_dir() and "/" not in name:
         raise ValueError(f"unknown model {name!r}; known: {known}; or give a folder or a hub id")
     model = load(name)

@@ -307,6 +307,7 @@ DATASET_PROTOCOLS: dict[str, DatasetProtocol] = {
         ("assemblyhands", (_ASSEMBLYHANDS_DETNET, _ASSEMBLYHANDS_TOOLKIT)),
         ("freihand", (_FREIHAND,)),
         ("own", (_OWN,)),
+        ("shards", (_OWN,)),
     )
 }
 """The protocols of each data set by its name in `dfmamba.data.registry`."""

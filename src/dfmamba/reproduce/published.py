@@ -21,9 +21,6 @@ BACKBONES: dict[str, str] = {
 }
 """Backbones that the paper compares: our name -> its name."""
 
-NOT_YET = ("vmamba_tiny", "spatial_mamba_tiny")
-"""Those of `BACKBONES` that can't be built yet."""
-
 SOURCES: dict[str, str] = {
     "A": "tables of the A2J-Transformer paper",
     "A*": "A2J, recomputed from its released predictions",

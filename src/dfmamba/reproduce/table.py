@@ -8,7 +8,7 @@ from typing import Any
 
 from dfmamba.data.registry import dataset_info
 from dfmamba.metrics.protocols import DATASET_PROTOCOLS, Protocol
-from dfmamba.reproduce.published import NOT_YET, SOURCES, Group, PublishedTable, Row
+from dfmamba.reproduce.published import SOURCES, Group, PublishedTable, Row
 from dfmamba.reproduce.results import RunResult
 from dfmamba.tables import Table
 
@@ -142,8 +142,8 @@ def fill(table: PublishedTable, results: Iterable[RunResult]) -> Filled:
 
 
 def commands(table: PublishedTable, backbone: str) -> tuple[str, ...]:
-    """The command lines that give a cell of the DF-Mamba paper; none where it can't be run yet."""
-    if backbone in NOT_YET or not table.framework:
+    """The command lines that give a cell of the DF-Mamba paper; none for a table of another framework."""
+    if not table.framework:
         return ()
     protocol = _protocol(table)
     out = f"runs/{table.dataset}-{backbone}"
@@ -166,7 +166,7 @@ def _protocol(table: PublishedTable) -> Protocol:
 def status(row: Row, runs: Sequence[Joined]) -> str:
     """Whether a cell of the DF-Mamba paper is published to our knowledge, and has been run."""
     known = "" if any(value is not None for value in row.values) else "published figure not known here"
-    here = "" if runs else "backbone not yet here" if row.backbone in NOT_YET else "not run"
+    here = "" if runs else "not run"
     return "; ".join(filter(None, (known, here)))
 
 
@@ -184,7 +184,7 @@ def overview(filled: Filled) -> Table:
         here = ", ".join(_cell(run.cells[column], quoted.text) for run in runs) or "not run"
         lines = commands(table, row.backbone)
         known = "not known here" if published is None else quoted.text(published)
-        rows.append((row.backbone, known, here if lines or runs else "not yet", lines[0] if lines else ""))
+        rows.append((row.backbone, known, here, lines[0] if lines else ""))
     info = dataset_info(table.dataset)
     title = f"{table.name}: {table.title} (needs {info.title}, {info.license}; framework {table.framework})"
     evaluation = commands(table, "BACKBONE")[1]

@@ -31,6 +31,7 @@ class DataConfig:
         backgrounds: number of backgrounds rendered for recomposition.
         photos: folder of photographs to use as further backgrounds.
         workers: renderer processes.
+        ahead: processes that compose batches ahead of the training; 0 composes them in it.
     """
 
     pictures: int = 200_000
@@ -43,6 +44,16 @@ class DataConfig:
     backgrounds: int = 6000
     photos: str | None = None
     workers: int = 2
+    ahead: int = 0
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "optimizer": ("adamw", "adam"),
+    "schedule": ("cosine", "step"),
+    "precision": ("float32", "bfloat16", "float16"),
+    "sharding": ("ddp", "fsdp"),
+}
+"""Settings of a run that take one of a few words."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,21 @@ class RunConfig:
         init: folder or name of a model whose weights to start from.
         device: torch device.
         threads: torch threads; 0 leaves torch's own choice.
+        precision: of the network's forward and backward pass: "bfloat16" and "float16" by autocast, the
+            latter with a scaled loss. Weights, loss and averages stay in float32.
+        accumulate: parts into which each process divides its share of a batch, one after the other, to save
+            memory. The gradient is that of the whole batch where the loss is a mean over samples. It isn't
+            where batch norm sees the parts one by one, where a loss normalises over the batch (DetNet's
+            "norm" form, terms that are means over the labelled joints), and where drop path draws anew.
+        compile: run the network through `torch.compile`.
+        channels_last: memory order of pictures and kernels.
+        grad_checkpointing: recompute the backbone's blocks in the backward pass, to save memory. Batch norm
+            then counts each batch twice in its running statistics.
+        layer_decay: each stage of the backbone learns at this factor of the rate of what follows it; the head
+            learns at the full rate. 1 for training from nothing, 0.6 to 0.9 for fine-tuning.
+        sharding: among several processes, "ddp" keeps a copy of everything in each, "fsdp" divides weights,
+            gradients, moments and averages (FSDP2).
+        keep_last: how many states to keep.
     """
 
     out: str = "runs/nano"
@@ -92,18 +118,30 @@ class RunConfig:
     init: str | None = None
     device: str = "cpu"
     threads: int = 0
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    accumulate: int = 1
+    compile: bool = False
+    channels_last: bool = True
+    grad_checkpointing: bool = False
+    layer_decay: float = 1.0
+    sharding: Literal["ddp", "fsdp"] = "ddp"
+    keep_last: int = 2
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
         kind = type(self).__name__
-        for name in ("steps", "batch_size", "validate_every", "save_every"):
+        for name in ("steps", "batch_size", "validate_every", "save_every", "accumulate", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{kind}.{name} is {getattr(self, name)}; it must be at least 1")
         if not self.lr > 0 or not 0 <= self.ema < 1:
             raise ValueError(f"{kind} needs lr > 0 and 0 <= ema < 1, got lr={self.lr}, ema={self.ema}")
-        for name, known in (("optimizer", ("adamw", "adam")), ("schedule", ("cosine", "step"))):
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"{kind}.layer_decay is {self.layer_decay}; it must be above 0 and at most 1")
+        for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{kind}.{name} is {getattr(self, name)!r}; use {' or '.join(known)}")
+        if self.precision == "float16" and self.sharding == "fsdp":
+            raise ValueError(f"{kind}: float16 isn't supported with fsdp; use bfloat16, or ddp")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
+import signal
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +25,19 @@ MOST_UNUSABLE = 0.01
 """Share of a data set that may turn out to be unusable (missing and damaged pictures) during training."""
 
 
+class Order(Protocol):
+    """Which samples the batches of this process are made of."""
+
+    def sample(self, step: int, place: int) -> tuple[int, int]:
+        """Epoch and index of a sample.
+
+        Args:
+            step: of the run.
+            place: within this process's share of the batch; beyond it, of those that replace unusable ones.
+        """
+        ...
+
+
 class DatasetSource:
     """Batches for the engine.
 
@@ -38,6 +52,7 @@ class DatasetSource:
         seed: of order and augmentation.
         ranks: this process among several, each of which takes its share of every batch.
         workers: processes that prepare batches ahead; 0 prepares them in this one.
+        order: another one than all samples shuffled.
     """
 
     def __init__(
@@ -48,13 +63,14 @@ class DatasetSource:
         seed: int,
         ranks: Ranks | None = None,
         workers: int = 0,
+        order: Order | None = None,
     ) -> None:
         self.report = Report(kept=len(dataset))
-        self.workers = workers
-        self._batches = _Batches(dataset, framework, batch_size, seed, ranks or Ranks())
+        ranks = ranks or Ranks()
+        share = ranks.share_of(batch_size)
+        order = order or Shuffled(len(dataset), batch_size, seed, ranks)
+        self._ahead = Ahead(_Batches(dataset, framework, share, seed, order), workers)
         self._unusable: set[int] = set()
-        self._ahead: Iterator[Any] | None = None
-        self._next = -1
 
     def batch(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Pictures (B, C, S, S) and targets of one step.
@@ -62,15 +78,7 @@ class DatasetSource:
         Raises:
             ValueError: too many samples are unusable; the message names one and its fault.
         """
-        if self._ahead is None or step != self._next:
-            steps: Any = itertools.count(step)
-            options: dict[str, Any] = {"prefetch_factor": 2} if self.workers else {}
-            loader: DataLoader[Any] = DataLoader(
-                self._batches, batch_size=None, sampler=steps, num_workers=self.workers, **options
-            )
-            self._ahead = iter(loader)
-        self._next = step + 1
-        pictures, target, faults = next(self._ahead)
+        pictures, target, faults = self._ahead[step]
         for index, name, reason in faults:
             if index not in self._unusable:
                 self._unusable.add(index)
@@ -80,26 +88,84 @@ class DatasetSource:
         return pictures, target
 
 
+class Ahead:
+    """Items of a map-style collection, asked for one after the other and prepared by other processes.
+
+    Args:
+        items: what can be asked for any number from 0 on; each process has a copy.
+        workers: how many processes; 0 prepares an item when it is asked for.
+    """
+
+    def __init__(self, items: Dataset[Any], workers: int) -> None:
+        self.items, self.workers = items, workers
+        self._coming: Iterator[Any] | None = None
+        self._next = -1
+
+    def __getitem__(self, number: int) -> Any:
+        if not self.workers:
+            return self.items[number]
+        if self._coming is None or number != self._next:
+            numbers: Any = itertools.count(number)
+            loader: DataLoader[Any] = DataLoader(
+                self.items, batch_size=None, sampler=numbers, num_workers=self.workers,
+                prefetch_factor=2, worker_init_fn=_outlive_a_signal, generator=torch.Generator(),
+            )  # fmt: skip
+            self._coming = iter(loader)
+        self._next = number + 1
+        return next(self._coming)
+
+
+def _outlive_a_signal(_: int) -> None:
+    """A terminal and a scheduler signal all processes; the training process must still end its step."""
+
+    def handler(number: int, _: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+
+
+class Shuffled:
+    """All samples of a data set, in an order of each epoch's own.
+
+    Args:
+        count: samples.
+        batch_size: samples a step, of all processes together.
+        seed: of the order.
+        ranks: this process among several.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, ranks: Ranks) -> None:
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.first = ranks.rank * ranks.share_of(batch_size)
+        self._epoch, self._order = -1, np.zeros(0, np.int64)
+
+    def sample(self, step: int, place: int) -> tuple[int, int]:
+        """See `Order`."""
+        epoch, place = divmod(step * self.batch_size + self.first + place, self.count)
+        if epoch != self._epoch:
+            rng = np.random.default_rng([self.seed, 7, epoch])
+            self._epoch, self._order = epoch, rng.permutation(self.count)
+        return epoch, int(self._order[place])
+
+
 class _Batches(Dataset[Any]):
     """Item `step` is the batch of that step, with the faults met on the way."""
 
     def __init__(
-        self, dataset: IndexedDataset, framework: Framework, batch_size: int, seed: int, ranks: Ranks
+        self, dataset: IndexedDataset, framework: Framework, share: int, seed: int, order: Order
     ) -> None:
-        self.dataset, self.framework, self.seed = dataset, framework, seed
-        self.batch_size, self.share, self.rank = batch_size, ranks.share_of(batch_size), ranks.rank
-        self._epoch, self._order = -1, np.zeros(0, np.int64)
+        self.dataset, self.framework, self.share = dataset, framework, share
+        self.seed, self.order = seed, order
 
     def __getitem__(self, step: int) -> tuple[Tensor, dict[str, Tensor], list[tuple[int, str, str]]]:
-        first = step * self.batch_size + self.rank * self.share
         faults: list[tuple[int, str, str]] = []
-        examples = [self._example(first + i, faults) for i in range(self.share)]
+        examples = [self._example(step, place, faults) for place in range(self.share)]
         return (*collate(examples), faults)
 
-    def _example(self, position: int, faults: list[tuple[int, str, str]]) -> Example:
+    def _example(self, step: int, place: int, faults: list[tuple[int, str, str]]) -> Example:
         for later in range(TRIES):
-            epoch, place = divmod(position + later, len(self.dataset))
-            index = int(self._order_of(epoch)[place])
+            epoch, index = self.order.sample(step, place + later)
             rng = np.random.default_rng([self.seed, epoch, index])
             try:
                 return self.framework.example(self.dataset[index], rng)
@@ -108,12 +174,6 @@ class _Batches(Dataset[Any]):
         raise ValueError(
             f"{TRIES} samples in a row can't be used; the last: {faults[-1][1]}: {faults[-1][2]}"
         )
-
-    def _order_of(self, epoch: int) -> np.ndarray:
-        if epoch != self._epoch:
-            rng = np.random.default_rng([self.seed, 7, epoch])
-            self._epoch, self._order = epoch, rng.permutation(len(self.dataset))
-        return self._order
 
 
 def fault(error: Exception) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dfmamba.backbones.baselines import Baseline, load_baseline_weights
+from dfmamba.backbones.published_weights import load_published_weights
 from dfmamba.data.indexed import IndexedDataset
 from dfmamba.data.registry import open_dataset
 from dfmamba.frameworks import Framework, framework_from_dict
@@ -28,9 +28,11 @@ class DatasetRun(RunConfig):
         options: of the reader.
         backbone: a name of `dfmamba.list_backbones()`.
         backbone_args: changes to the backbone's configuration.
-        backbone_weights: safetensors file with a baseline's weights under timm's names, to start from.
+        backbone_weights: safetensors file with a peer's or baseline's published weights, to start from.
         framework: settings of the framework, with its "name".
         workers: processes that prepare batches.
+        buffer: for shards: read them one after the other and mix over so many samples, for storage that is
+            slow at seeking; 0 shuffles all samples.
 
     The other settings are those of `RunConfig`.
     """
@@ -45,6 +47,7 @@ class DatasetRun(RunConfig):
     backbone_weights: str | None = None
     framework: Mapping[str, Any] = field(default_factory=dict)
     workers: int = 0
+    buffer: int = 0
 
     def open(self, split: str | None = None) -> IndexedDataset:
         """The samples of a split, by default the one to train on.
@@ -82,11 +85,7 @@ class DatasetTask:
         """
         model = HandPoseModel(self.config)
         if self.weights is not None:
-            if not isinstance(model.backbone, Baseline):
-                raise ValueError(
-                    f"backbone_weights are for baselines, not for {self.config.backbone!r}; use init instead"
-                )
-            load_baseline_weights(model.backbone, self.weights)
+            load_published_weights(model.backbone, self.weights)
         return model
 
     def loss(self, output: Any, target: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -16,14 +17,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from dfmamba.io.files import write_atomic
+from dfmamba.io.files import remove_leftovers, write_atomic
 from dfmamba.models import HandPoseModel, check_device, load
-from dfmamba.train.checkpoint import STATE_FILE, load_state, save_state
+from dfmamba.train.checkpoint import find_states, load_state, save_state
 from dfmamba.train.config import RunConfig
 from dfmamba.train.meter import Meter
-from dfmamba.train.parallel import Ranks
+from dfmamba.train.optim import build_optimizer, learning_rate, set_learning_rate, update_average
+from dfmamba.train.parallel import Ranks, whole
 
 Batch = tuple[Tensor, dict[str, Tensor]]
 
@@ -52,54 +55,17 @@ class Task(Protocol):
         ...
 
 
-def learning_rate(config: RunConfig, step: int) -> float:
-    """Linear warm-up, then a cosine to a hundredth of the peak, or steps."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    if config.schedule == "step":
-        return config.lr * config.gamma ** sum(step >= milestone for milestone in config.milestones)
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
-
-
-def parameter_groups(model: HandPoseModel, weight_decay: float) -> list[dict[str, Any]]:
-    """Decays matrices and kernels; norms, biases and state-space parameters don't decay."""
-    backbone: Any = model.backbone
-    kept = {f"backbone.{name}" for name in backbone.no_weight_decay()}
-    decay: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        (rest if parameter.ndim < 2 or name in kept else decay).append(parameter)
-    return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Exponential moving average of parameters and running statistics.
-
-    A statistic that is not finite (the square of one huge activation overflows, and no later batch mends it)
-    is set back to its average in both models.
-    """
-    old = average.state_dict()
-    buffers = {name for name, _ in model.named_buffers()}
-    for name, value in model.state_dict().items():
-        if value.is_floating_point():
-            if name in buffers and not bool(torch.isfinite(value).all()):
-                value.copy_(torch.where(torch.isfinite(value), value, old[name]))
-            old[name].lerp_(value, 1 - decay)
-        else:
-            old[name].copy_(value)
-
-
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Turns Ctrl-C and SIGTERM into a question the loop asks between steps; a second signal ends at once."""
+    """Turns Ctrl-C and SIGTERM into a question the loop asks between steps; a second signal ends at once.
+
+    Under torchrun later signals are ignored: it passes on what the terminal has sent to all already, and ends
+    its processes by itself when they take too long.
+    """
     caught: list[int] = []
 
     def handler(number: int, _: Any) -> None:
-        if caught:
+        if caught and "TORCHELASTIC_RUN_ID" not in os.environ:
             raise KeyboardInterrupt
         caught.append(number)
 
@@ -114,15 +80,6 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
     finally:
         for number, old in previous.items():
             signal.signal(number, old)
-
-
-def build_optimizer(config: RunConfig, model: HandPoseModel) -> torch.optim.Optimizer:
-    """The optimiser of a run; see `RunConfig.optimizer`."""
-    if config.optimizer == "adamw":
-        groups = parameter_groups(model, config.weight_decay)
-        return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99))
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.Adam(trained, lr=config.lr, weight_decay=config.weight_decay)
 
 
 def start_model(config: RunConfig, task: Task) -> HandPoseModel:
@@ -145,6 +102,152 @@ def start_model(config: RunConfig, task: Task) -> HandPoseModel:
     return model
 
 
+class Network:
+    """What is trained, its average and its optimiser, in one process or divided among several.
+
+    Args:
+        config: the run.
+        task: gives the model.
+        ranks: this process among several.
+
+    Raises:
+        ValueError: unusable settings.
+    """
+
+    def __init__(self, config: RunConfig, task: Task, ranks: Ranks) -> None:
+        self.config, self.task, self.ranks = config, task, ranks
+        self.device = check_device(config.device)
+        self.divided = config.sharding == "fsdp" and ranks.world > 1
+        self.order = torch.channels_last if config.channels_last else torch.contiguous_format
+        # FSDP2 takes kernels in plain order only.
+        order = torch.contiguous_format if self.divided else self.order
+        model = start_model(config, task).to(self.device).to(memory_format=order).train()
+        if config.grad_checkpointing:
+            backbone: Any = model.backbone
+            if not hasattr(backbone, "set_grad_checkpointing"):
+                raise ValueError(f"grad_checkpointing: the backbone of {model.config.name!r} has none")
+            backbone.set_grad_checkpointing(True)
+        self.model, self.average = model, copy.deepcopy(model).eval()
+        self._shown = self.average
+        if self.divided:
+            self._shown = copy.deepcopy(self.average)
+            ranks.divide(self.model)
+            ranks.divide(self.average)
+        self.optimizer = build_optimizer(config, self.model)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
+        self._forward: Callable[[Tensor], Any] = torch.compile(model) if config.compile else model
+
+    def averaged(self) -> HandPoseModel:
+        """The averaged model in one piece; if it is divided, all processes must call."""
+        if self.divided:
+            state = {name: whole(tensor) for name, tensor in self.average.state_dict().items()}
+            self._shown.load_state_dict(state)
+        return self._shown
+
+    def gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """Adds the gradients of a batch, part by part, and returns its losses."""
+        pictures, target = batch
+        count = len(pictures)
+        if count < self.config.accumulate:
+            raise ValueError(
+                f"a batch of {count} pictures a process can't be divided into "
+                f"{self.config.accumulate} parts; lower accumulate or raise batch_size"
+            )
+        dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(self.config.precision)
+        parts = torch.arange(count).tensor_split(self.config.accumulate)
+        sums: dict[str, Tensor] = {}
+        for part in parts:
+            here = slice(int(part[0]), int(part[-1]) + 1)
+            x = pictures[here].to(self.device).contiguous(memory_format=self.order)
+            if self.divided:
+                self.model.set_requires_gradient_sync(part is parts[-1])  # type: ignore[operator]
+            with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+                output = self._forward(x)
+            if dtype is not None:
+                output = tree_map(_single, output)
+            losses = self.task.loss(output, {k: t[here].to(self.device) for k, t in target.items()})
+            share = len(part) / count
+            self.scaler.scale(losses["total"] * share).backward()
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0) + value.detach() * share
+        return sums
+
+    def step(self, step: int, batch: Batch, stop: bool) -> tuple[dict[str, float], bool]:
+        """One step of the optimiser and of the average.
+
+        Args:
+            step: its number.
+            batch: of this process.
+            stop: whether this process wishes to stop.
+
+        Returns:
+            The losses with "grad_norm", and whether any process wishes to stop.
+
+        Raises:
+            FloatingPointError: loss or gradient is not finite; weights and average are as before.
+        """
+        set_learning_rate(self.optimizer, learning_rate(self.config, step))
+        torch.manual_seed((self.config.seed << 40) + (self.ranks.rank << 32) + step)  # drop path, dropout
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self.gradients(batch)
+        stop = self.ranks.average_gradients(self.model, stop)
+        self.scaler.unscale_(self.optimizer)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
+        names = [*losses, "grad_norm"]
+        # One wait for the device a step.
+        values = torch.stack([t.detach().float().reshape(()) for t in (*losses.values(), norm)]).tolist()
+        figures = dict(zip(names, values, strict=True))
+        # Half precision overflows now and then: the scaler then leaves the step out and halves its scale.
+        overflowed = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        if not math.isfinite(figures["total"]) or not (math.isfinite(figures["grad_norm"]) or overflowed):
+            raise FloatingPointError(
+                f"loss or gradient is not finite at step {step} "
+                f"(loss {figures['total']}, gradient {figures['grad_norm']})"
+            )
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        update_average(self.average, self.model, min(self.config.ema, (1 + step) / (10 + step)))
+        return figures, stop
+
+    def save(self, out: Path, step: int, best: float) -> None:
+        """Writes the state; all processes must call.
+
+        Raises:
+            OSError: it can't be written; the states before stay.
+        """
+        facts = {"step": step, "best": best, "config": self.config.to_dict(), "world": self.ranks.world}
+        if self.scaler.is_enabled():
+            facts["scaler"] = self.scaler.state_dict()
+        first, keep = self.ranks.first, self.config.keep_last
+        if first or self.divided:
+            save_state(out, self.model, self.average, self.optimizer, facts, keep, write=first)
+        self.ranks.agree(step)  # none goes on, or begins again, before the state is there
+
+    def resume(self, out: Path) -> tuple[int, float]:
+        """Goes on from the newest valid state; returns its step and best score.
+
+        Raises:
+            ValueError: no valid state, or one of other settings.
+        """
+        facts = load_state(out, self.model, self.average, self.optimizer, tell=self.ranks.first)
+        defaults = type(self.config)().to_dict()  # of settings that the run's version didn't have
+        changed = _changed({**defaults, **facts["config"]}, self.config.to_dict())
+        if changed:
+            raise ValueError(
+                f"{out} is a run with another {changed}; choose another folder or the same settings"
+            )
+        world = facts.get("world", self.ranks.world)
+        if world != self.ranks.world and self.ranks.first:
+            print(
+                f"{out}: begun with {world} processes, goes on with {self.ranks.world}: "
+                f"results differ from an uninterrupted run",
+                file=sys.stderr,
+            )
+        if self.scaler.is_enabled() and "scaler" in facts:
+            self.scaler.load_state_dict(facts["scaler"])
+        return facts["step"], facts["best"]
+
+
 def train(
     config: RunConfig,
     source: BatchSource,
@@ -160,7 +263,7 @@ def train(
         config: the run.
         source: batches.
         task: the model and its loss.
-        resume: go on from the folder's state; without one it starts anew.
+        resume: go on from the folder's newest valid state; without one it starts anew.
         validate: figures of the averaged model, written to the log; the model with the lowest "score" is kept
             as `best`.
         until: stop (and save) before this step; for tests and stages.
@@ -170,88 +273,90 @@ def train(
         The averaged model, in evaluation mode.
 
     Raises:
-        ValueError: the folder holds a run already, or another one than is to be resumed.
-        FloatingPointError: the loss is no longer finite; the last good state stays on disk.
+        ValueError: the folder holds a run already, or another one than is to be resumed; or processes see
+            different folders.
+        OSError: the folder can't be written, for example because the disk is full; the last state stays.
+        InterruptedError: another process of the group was told to stop; the state is saved.
+        FloatingPointError: the loss is no longer finite; its batch is written out, the last good state stays.
     """
     ranks = ranks or Ranks()
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     if config.threads:
         torch.set_num_threads(config.threads)
-    device = check_device(config.device)
-    model = start_model(config, task).to(device).to(memory_format=torch.channels_last).train()
-    average = copy.deepcopy(model).eval()
-    optimizer = build_optimizer(config, model)
+    network = Network(config, task, ranks)
     step, best = 0, float("inf")
-    if (out / STATE_FILE).is_file():
+    if find_states(out):
         if not resume:
             raise ValueError(f"{out} holds a run already: resume it, or choose another folder")
-        facts = load_state(out, model, average, optimizer)
-        changed = _changed(facts["config"], config.to_dict())
-        if changed:
-            raise ValueError(
-                f"{out} is a run with another {changed}; choose another folder or the same settings"
-            )
-        step, best = facts["step"], facts["best"]
+        step, best = network.resume(out)
+    if not ranks.agree(step):
+        raise ValueError(f"{out}: processes see different states; put it where all nodes see the same files")
     if ranks.first:
+        for folder in (out, out / "best", out / "last"):
+            remove_leftovers(folder)
         write_atomic(out / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode())
     last = config.steps if until is None else min(until, config.steps)
-
-    def save() -> None:
-        if ranks.first:
-            save_state(
-                out, model, average, optimizer, {"step": step, "best": best, "config": config.to_dict()}
-            )
-
     meter = Meter(config, out, step, ranks)
     with stop_on_signal() as stopped:
         while step < last:
-            pictures, target = source.batch(step)
+            batch = source.batch(step)
             meter.fetched()
-            pictures = pictures.to(device).contiguous(memory_format=torch.channels_last)
-            rate = learning_rate(config, step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            torch.manual_seed((config.seed << 40) + (ranks.rank << 32) + step)  # dropout and drop path
-            losses = task.loss(model(pictures), {k: t.to(device) for k, t in target.items()})
-            optimizer.zero_grad(set_to_none=True)
-            losses["total"].backward()
-            stop = ranks.average_gradients(model, stopped())
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-            if not torch.isfinite(norm):
+            try:
+                figures, stop = network.step(step, batch, stopped())
+            except FloatingPointError as error:
+                path = _write_batch(out, step, batch, ranks)
                 raise FloatingPointError(
-                    f"loss or gradient is not finite at step {step} (loss {losses['total'].item()}); "
-                    f"the state of the last save is in {out}"
-                )
-            optimizer.step()
-            update_average(average, model, min(config.ema, (1 + step) / (10 + step)))
+                    f"{error}; its batch is in {path}, the state of the last save in {out}"
+                ) from error
+            rate = learning_rate(config, step)
             step += 1
-            figures = {k: float(v.detach()) for k, v in losses.items()}
-            meter.stepped(step, {**figures, "grad_norm": float(norm)}, rate)
-            if (
-                ranks.first
-                and validate is not None
-                and (step % config.validate_every == 0 or step == config.steps)
-            ):
-                found = validate(average)
-                meter.write({"step": step, "validation": found})
-                if found.get("score", float("inf")) < best:
-                    best = found["score"]
-                    average.save(out / "best")
-                meter.pause()
+            meter.stepped(step, figures, rate)
+            if step % config.validate_every == 0 or step == config.steps:
+                shown = network.averaged()
+                if ranks.first and validate is not None:
+                    found = validate(shown)
+                    meter.write({"step": step, "validation": found})
+                    if found.get("score", float("inf")) < best:
+                        best = found["score"]
+                        shown.save(out / "best")
+                    meter.pause()
             if step % config.save_every == 0 or step == last or stop:
-                save()
+                network.save(out, step, best)
             if stop:
                 if ranks.first:
                     print(f"\nstopped at step {step}; go on with --resume", file=sys.stderr)
+                if not stopped():
+                    # A failure to this node's torchrun, which then waits for the others and begins again.
+                    raise InterruptedError(f"{out}: another process was told to stop; saved at step {step}")
                 break
+    shown = network.averaged()
     if step >= config.steps and ranks.first:
-        average.save(out / "last")
-    return average.eval()
+        shown.save(out / "last")
+    return shown.eval()
+
+
+def _single(value: Any) -> Any:
+    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.float() if half else value
+
+
+def _write_batch(out: Path, step: int, batch: Batch, ranks: Ranks) -> str:
+    """Keeps a batch that broke the training; returns its path, or why there is none."""
+    from safetensors.torch import save
+
+    pictures, target = batch
+    tensors = {"pictures": pictures, **{f"target/{name}": t for name, t in target.items()}}
+    path = out / f"nan-batch-{step}{f'-rank{ranks.rank}' if ranks.world > 1 else ''}.safetensors"
+    try:
+        write_atomic(path, save({name: t.cpu().contiguous() for name, t in tensors.items()}))
+    except OSError as error:
+        return f"no file ({error.strerror or error})"
+    return str(path)
 
 
 def _changed(old: Any, new: Any) -> str | None:
-    """Name of the first setting of a run that differs, folders and validation aside."""
+    """Name of the first setting that changes what a run computes, where the two differ."""
     free = {
         "out",
         "validate_every",
@@ -261,7 +366,14 @@ def _changed(old: Any, new: Any) -> str | None:
         "device",
         "cache",
         "workers",
+        "ahead",
         "photos",
+        "keep_last",
+        "accumulate",
+        "compile",
+        "channels_last",
+        "grad_checkpointing",
+        "sharding",
     }
     for key, value in new.items():
         if key in free:

@@ -1,17 +1,22 @@
-"""Data parallelism by averaging gradients, for `torchrun --nproc-per-node N`.
+"""Several processes that train together, started by `torchrun`: averaged gradients, or divided weights.
 
-On a CPU with few cores, N processes of one thread each train faster than one process of N threads.
+Gradients are averaged in one buffer that is laid out alike in every step. DistributedDataParallel regroups
+its buffers after the first step that it runs, which can change the order of summation among three or more
+processes, so that a resumed run would differ in the last bits.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import warnings
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,15 @@ class Ranks:
 
     @classmethod
     def from_environment(cls, device: str) -> Ranks:
-        """Joins the group that torchrun set up; alone where there is none."""
+        """Joins the group that torchrun set up; alone where there is none.
+
+        With device "cuda", each process of a node takes the GPU of its number there.
+        """
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if world == 1:
             return cls()
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         if not dist.is_initialized():
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
         return cls(dist.get_rank(), world)
@@ -42,10 +52,10 @@ class Ranks:
         return self.rank == 0
 
     def average_gradients(self, module: nn.Module, flag: bool = False) -> bool:
-        """Replaces each gradient by its mean over the group.
+        """Replaces each gradient by its mean over the group; those of divided weights are means already.
 
         Args:
-            module: whose parameters all have a gradient.
+            module: whose parameters have a gradient in all processes or in none.
             flag: a wish to stop.
 
         Returns:
@@ -53,15 +63,47 @@ class Ranks:
         """
         if self.world == 1:
             return flag
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        flat = _flatten([*gradients, torch.tensor([float(flag)], device=gradients[0].device)])
+        parameters = [p for p in module.parameters() if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None and not _divided(p)]
+        device = parameters[0].device
+        flat = torch.cat([*(g.reshape(-1) for g in gradients), torch.tensor([float(flag)], device=device)])
         dist.all_reduce(flat)
-        flat /= self.world
-        start = 0
-        for gradient in gradients:
-            gradient.copy_(flat[start : start + gradient.numel()].view(gradient.shape))
-            start += gradient.numel()
+        if gradients:
+            means = (flat[:-1] / self.world).split([g.numel() for g in gradients])
+            torch._foreach_copy_(gradients, [m.view(g.shape) for m, g in zip(means, gradients, strict=True)])
         return bool(flat[-1] > 0)
+
+    def divide(self, model: Module) -> Module:
+        """Divides the weights of a model among the processes, block by block (FSDP2).
+
+        Each block of the backbone is gathered while it computes and released afterwards. Running statistics
+        stay whole. A single process keeps everything.
+
+        Args:
+            model: with stages of blocks as `backbone.stages`; without them it is divided as one piece.
+        """
+        if self.world == 1:
+            return model
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        # The losses never write into the output, which is what it warns of.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
+        mesh = init_device_mesh(next(model.parameters()).device.type, (self.world,))
+        for stage in getattr(getattr(model, "backbone", None), "stages", ()):
+            for block in stage.children():
+                fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        return model
+
+    def agree(self, number: int) -> bool:
+        """Whether all processes call this with the same number."""
+        if self.world == 1:
+            return True
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        numbers = torch.tensor([number, -number], device=device)
+        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+        return bool(numbers[0] == -numbers[1])
 
     def share_of(self, batch_size: int) -> int:
         """Pictures of this process in a batch.
@@ -74,5 +116,28 @@ class Ranks:
         return batch_size // self.world
 
 
-def _flatten(tensors: Iterable[Tensor]) -> Tensor:
-    return torch.cat([t.detach().reshape(-1) for t in tensors])
+def _divided(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor."""
+    part: Any = getattr(tensor, "to_local", None)
+    return tensor if part is None else part()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The whole of a tensor; all processes must call if it is divided."""
+    gather: Any = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
+
+
+def like(tensor: Tensor, other: Tensor) -> Tensor:
+    """A whole tensor on the device of another one, divided as that is."""
+    tensor = tensor.to(other.device)
+    if not _divided(other):
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(other, DTensor)
+    return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)

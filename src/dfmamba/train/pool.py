@@ -13,10 +13,12 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from dfmamba.data.index import cache_root
 from dfmamba.data.synthetic.appearance import SKIN_RAMP_SRGB
@@ -36,6 +38,7 @@ from dfmamba.train.augment import (
     swap_mirrored,
 )
 from dfmamba.train.config import DataConfig, TrainConfig
+from dfmamba.train.dataset_source import Ahead
 from dfmamba.train.parallel import Ranks
 
 SHARD = 2000
@@ -89,13 +92,20 @@ class Pool:
         image_size: side of the model's crop, unless `config.crop` says otherwise.
         ranks: this process among several, each of which takes its share of every batch.
         patience_s: how long to wait for a shard that another process renders.
+        workers: processes that compose batches ahead; 0 composes them in this one. The same batches.
     """
 
     def __init__(
-        self, config: TrainConfig, image_size: int, ranks: Ranks | None = None, patience_s: float = 3600.0
+        self,
+        config: TrainConfig,
+        image_size: int,
+        ranks: Ranks | None = None,
+        patience_s: float = 3600.0,
+        workers: int = 0,
     ) -> None:
         self.ranks = ranks or Ranks()
         self.config, self.image_size, self.patience_s = config, config.crop or image_size, patience_s
+        self._ahead = Ahead(_Composed(self), workers)
         self.folder = cache_folder(config.data)
         self.backgrounds = render_backgrounds(config.data)
         self.loaded = 0
@@ -140,6 +150,10 @@ class Pool:
 
     def batch(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Pictures (B, 3, S, S) in [0, 1] and the loss target of one step."""
+        return self._ahead[step]
+
+    def compose(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `batch`, in this process."""
         wanted = self.available(step)
         if wanted > self.loaded:
             self._open(wanted)
@@ -163,6 +177,25 @@ class Pool:
             config.augment,
             generator,
         )
+
+
+class _Composed(Dataset[Any]):
+    """Item `step` is the batch of that step."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    def __getitem__(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.pool.compose(step)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy for another process maps the shards again; pickled arrays would hold all pictures.
+        pool = self.pool
+        return _open_composed, (pool.config, pool.image_size, pool.ranks, pool.patience_s)
+
+
+def _open_composed(*settings: Any) -> _Composed:
+    return _Composed(Pool(*settings))
 
 
 def make_batch(

@@ -16,8 +16,11 @@ from typing import Any, Literal
 from dfmamba.data.registry import dataset_info
 from dfmamba.train.dataset_task import DatasetRun
 
-BACKBONES = ("dfmamba_tiny", "resnet50", "convnext_tiny", "vit_small", "swin_tiny")
-"""Backbones of the paper's comparison that can be built; VMamba-T and Spatial-Mamba-T are not yet here."""
+BACKBONES = (
+    "dfmamba_tiny", "resnet50", "convnext_tiny", "vit_small", "swin_tiny",
+    "vmamba_tiny", "spatial_mamba_tiny",
+)  # fmt: skip
+"""Backbones of the paper's comparison."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,10 @@ RECIPES: dict[str, Recipe] = {
     ),
     "own": Recipe(
         "own", _A2J, epochs=42, batch_size=48, milestones=(24, 35),
+        note="as interhand26m",
+    ),
+    "shards": Recipe(
+        "shards", _A2J, epochs=42, batch_size=48, milestones=(24, 35),
         note="as interhand26m",
     ),
 }  # fmt: skip

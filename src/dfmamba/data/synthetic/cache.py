@@ -28,7 +28,7 @@ LAYERS: dict[str, tuple[int, type]] = {"hand": (4, np.uint8), "full": (3, np.uin
 _counter: Any = None
 
 
-def _start_worker(counter: Any) -> None:
+def start_worker(counter: Any) -> None:
     global _counter
     _counter = counter
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -96,7 +96,7 @@ def _render_shard(
     draft.rename(folder)
 
 
-def _check_config(path: Path, wanted: dict[str, Any]) -> None:
+def check_config(path: Path, wanted: dict[str, Any]) -> None:
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
         if found != wanted:
@@ -147,7 +147,7 @@ def render_shards(
         raise ValueError(f"unknown layers {unknown}; expected some of {list(LAYERS)}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _check_config(
+    check_config(
         folder / "config.json", {"config": config.to_dict(), "shard_size": shard_size, "layers": list(layers)}
     )
     tasks = []
@@ -165,7 +165,7 @@ def render_shards(
     context = multiprocessing.get_context("fork")
     counter = context.Value("q", 0)
     began, total = time.monotonic(), sum(task[2] for task in tasks)
-    with ProcessPoolExecutor(workers, context, _start_worker, (counter,)) as pool:
+    with ProcessPoolExecutor(workers, context, start_worker, (counter,)) as pool:
         pending = {pool.submit(_render_shard, *task) for task in tasks}
         while pending:
             done, pending = wait(pending, timeout=10.0)

@@ -1,0 +1,120 @@
+"""The list of pictures of a bulk prediction, and reading one of them."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from dfmamba.io.images import SUFFIXES, find_images, load_image
+from dfmamba.io.tar import Member, tar_members
+
+TAR = ".tar"
+
+
+class Item(NamedTuple):
+    """A picture: a file, or a member of a tar file.
+
+    Attributes:
+        path: absolute path of the file.
+        member: name inside of it; "" for a picture file.
+        offset: of the member's first byte.
+        size: bytes of the member.
+    """
+
+    path: str
+    member: str = ""
+    offset: int = 0
+    size: int = 0
+
+    @property
+    def name(self) -> str:
+        """The picture's path, with that of the tar file as its folder."""
+        return f"{self.path}/{self.member}" if self.member else self.path
+
+
+def find_items(sources: Iterable[str | os.PathLike[str]]) -> list[Item]:
+    """List the pictures of files, folders, patterns and tar files, in an order that is always the same.
+
+    As `dfmamba.io.find_images`, except that tar files (named, matched by a pattern that ends in `.tar`, or
+    directly inside of a folder, after its pictures) give their members with a picture's suffix, in their
+    order. Nothing is listed twice.
+
+    Raises:
+        OSError: if a source is missing or can't be read.
+        ValueError: if a source holds no pictures, or a tar file is damaged or compressed.
+    """
+    files = dict.fromkeys(os.path.abspath(path) for source in sources for path in _files(source))
+    items: list[Item] = []
+    for path in files:
+        items += _members(path) if path.lower().endswith(TAR) else [Item(path)]
+    return items
+
+
+def read_picture(item: Item) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, upright; see `dfmamba.io.load_image`.
+
+    Raises:
+        OSError, ValueError: if it can't be used; the message says why, after the item's name.
+    """
+    if not item.member:
+        return load_image(item.path)
+    content = Member(Path(item.path), item.member, item.offset, item.size).read_bytes()
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        try:
+            return load_image(file.name)
+        except ValueError as error:
+            raise ValueError(str(error).replace(file.name, item.name)) from None
+
+
+def digest(items: Sequence[Item]) -> str:
+    """16 hexadecimal digits that stand for the list: names and order, and the places in tar files."""
+    found = hashlib.sha256()
+    for item in items:
+        found.update(repr(tuple(item)).encode("utf-8", "surrogateescape"))
+    return found.hexdigest()[:16]
+
+
+def _files(source: str | os.PathLike[str]) -> Iterator[Path]:
+    path, name = Path(source), str(source)
+    if path.is_dir():
+        tars = sorted(
+            entry
+            for entry in path.iterdir()
+            if entry.suffix.lower() == TAR and not entry.name.startswith(".")
+        )
+        if not tars or any(entry.suffix.lower() in SUFFIXES for entry in path.iterdir()):
+            yield from find_images([path])
+        yield from tars
+    elif not name.lower().endswith(TAR):
+        yield from find_images([path])
+    elif os.path.lexists(path):
+        yield path
+    else:
+        matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []
+        if not matches:
+            raise FileNotFoundError(f"{name}: no such tar file")
+        yield from map(Path, matches)
+
+
+def _members(path: str) -> list[Item]:
+    members, fault = tar_members(Path(path))
+    if fault:
+        raise ValueError(fault)
+    found = [
+        Item(path, member.name, member.offset, member.size)
+        for member in members
+        if PurePosixPath(member.name).suffix.lower() in SUFFIXES
+        and not PurePosixPath(member.name).name.startswith(".")
+    ]
+    if not found:
+        raise ValueError(f"{path}: no pictures in this tar file (looked for {' '.join(sorted(SUFFIXES))})")
+    return found

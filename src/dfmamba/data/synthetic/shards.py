@@ -1,0 +1,85 @@
+"""Finished synthetic pictures in tar shards, for training elsewhere (docs/data.md)."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from dfmamba.data.own_format import Source, write_tar
+from dfmamba.data.synthetic import raster
+from dfmamba.data.synthetic.cache import check_config, start_worker
+from dfmamba.data.synthetic.generator import SyntheticConfig, SyntheticHands
+
+
+def render_to_shards(
+    config: SyntheticConfig,
+    count: int,
+    folder: str | Path,
+    per_shard: int = 1000,
+    workers: int = 1,
+    progress: bool = True,
+) -> int:
+    """Renders samples 0 to `count` with pictures, depth and labels into 000000.tar, 000001.tar, ...
+
+    Finished shards are left alone, so an interrupted call can be repeated; the bytes don't depend on the
+    number of workers. `config.json` beside the shards names the settings. One call at a time for a folder.
+
+    Args:
+        config: what to render.
+        count: samples.
+        folder: where the shards go.
+        per_shard: samples of a shard.
+        workers: processes; 0 renders in this one.
+        progress: print a line a shard to standard error.
+
+    Returns:
+        How many samples were rendered by this call.
+
+    Raises:
+        ValueError: a number is too small, or the folder holds shards of other settings.
+        OSError: a shard can't be written, or a process died.
+        ImportError: the extra `synthetic` is missing.
+    """
+    if count < 1 or per_shard < 1 or workers < 0:
+        raise ValueError(f"count {count}, per_shard {per_shard}, workers {workers}: expected 1, 1, 0 or more")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {"config": config.to_dict(), "count": count, "per_shard": per_shard}
+    check_config(folder / "config.json", wanted)
+    for draft in folder.glob(".*.tar.*.part"):
+        draft.unlink(missing_ok=True)
+    tasks = []
+    for number, first in enumerate(range(0, count, per_shard)):
+        path = folder / f"{number:06d}.tar"
+        if not path.exists():
+            tasks.append((config, first, min(per_shard, count - first), path))
+    raster.warm_up()
+    if workers == 0:
+        return sum(_render_shard(*task) for task in tasks)
+    began, done, total = time.monotonic(), 0, sum(task[2] for task in tasks)
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(workers, context, start_worker, (None,)) as pool:
+        try:
+            for future in as_completed([pool.submit(_render_shard, *task) for task in tasks]):
+                done += future.result()
+                if progress:
+                    rate = done / max(time.monotonic() - began, 1e-3)
+                    line = f"{done}/{total} pictures, {rate:.1f}/s, {(total - done) / rate / 60:.1f} min left"
+                    print(line, file=sys.stderr, flush=True)
+        except BrokenProcessPool:
+            text = "a rendering process died (out of memory?); the same call goes on"
+            raise OSError(f"{folder}: {text}") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return done
+
+
+def _render_shard(config: SyntheticConfig, first: int, count: int, path: Path) -> int:
+    """Renders samples `first` to `first + count` into a tar file that appears when it is complete."""
+    hands = SyntheticHands(config)
+    samples = (hands.sample(i) for i in range(first, first + count))
+    return write_tar(path, (Source(s.replace(mask=None, id=f"{s.kind}-{s.id}")) for s in samples), first)

@@ -1,0 +1,147 @@
+"""Starting a backbone from weights that were trained for something else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dfmamba.backbones.baselines import Baseline, fitted
+from dfmamba.models import WEIGHTS_FILE
+
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+"""Prefixes that wrappers of a network put before all of its names."""
+
+LEAST_TAKEN = 0.5
+"""Share of a backbone's tensors that a file must fill, or it belongs to another one."""
+
+
+class Transfer(NamedTuple):
+    """What became of the tensors of a file and of a backbone.
+
+    Attributes:
+        taken: names in the backbone that were filled.
+        missing: names in the backbone that kept what they had.
+        left: names in the file that were not used.
+    """
+
+    taken: list[str]
+    missing: list[str]
+    left: list[str]
+
+    @property
+    def line(self) -> str:
+        """The counts in words."""
+        kept = f" (first: {self.missing[0]})" if self.missing else ""
+        return (
+            f"{len(self.taken)} of {len(self.taken) + len(self.missing)} backbone tensors taken, "
+            f"{len(self.missing)} kept as they were{kept}, {len(self.left)} of the file not used"
+        )
+
+
+def load_backbone(backbone: nn.Module, source: str | Path) -> Transfer:
+    """Fills in a backbone's weights from a model, a pre-training run, or a file with timm's names.
+
+    Names are compared without the prefixes of wrappers (`WRAPPERS`); where some begin with "backbone.", only
+    these count. The first convolution is adapted to other than three channels, and position codes are
+    resampled, as for `dfmamba.backbones.baselines.load_baseline_weights`. Unlike there, tensors may be
+    missing or of another shape, such as those of stages that the file's network lacks.
+
+    Args:
+        backbone: a `TribridFeatures`, `Tribrid` or `Baseline`.
+        source: a folder with `model.safetensors`, or a safetensors file.
+
+    Raises:
+        OSError: no such file.
+        ValueError: it is damaged, holds values that are not finite, or fewer than `LEAST_TAKEN` of the
+            backbone's tensors fit; the backbone stays as it was.
+    """
+    path = Path(source)
+    path = path / WEIGHTS_FILE if path.is_dir() else path
+    inner: Any = backbone.body if isinstance(backbone, Baseline) else backbone
+    own: dict[str, Tensor] = inner.state_dict()
+    found = _backbone_part(_read(path), "body." if isinstance(backbone, Baseline) else "")
+    ready = fitted(found, own, backbone)
+    counted = [name for name in own if not name.endswith("num_batches_tracked")]
+    taken = [n for n in counted if n in ready and ready[n].shape == own[n].shape]
+    missing = [name for name in counted if name not in set(taken)]
+    if len(taken) < LEAST_TAKEN * len(counted):
+        other = f"; the first that doesn't: {missing[0]}" if missing else ""
+        raise ValueError(
+            f"{path}: only {len(taken)} of the backbone's {len(counted)} tensors fit{other}; expected "
+            "weights of the same architecture, with our names or timm's"
+        )
+    broken = [n for n in taken if not bool(torch.isfinite(ready[n]).all())]
+    if broken:
+        raise ValueError(f"{path}: {broken[0]} holds values that are not finite")
+    extra = [n for n in own if n not in counted and n in ready and ready[n].shape == own[n].shape]
+    inner.load_state_dict({**own, **{name: ready[name].to(own[name].dtype) for name in [*taken, *extra]}})
+    return Transfer(taken, missing, [name for name in found if name not in own])
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file; expected weights in safetensors format, or a folder with {WEIGHTS_FILE}"
+        )
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def _backbone_part(state: Mapping[str, Tensor], inner: str) -> dict[str, Tensor]:
+    """The tensors by their names within the backbone; the others by their own, marked as foreign."""
+    named = {_unwrapped(name): value for name, value in state.items()}
+    inside = any(name.startswith("backbone.") for name in named)
+    part: dict[str, Tensor] = {}
+    for name, value in named.items():
+        if inside and not name.startswith("backbone."):
+            part[f"outside {name}"] = value
+            continue
+        name = name.removeprefix("backbone.")
+        part[name.removeprefix(inner)] = value
+    return part
+
+
+def _unwrapped(name: str) -> str:
+    while prefix := next((prefix for prefix in WRAPPERS if name.startswith(prefix)), None):
+        name = name.removeprefix(prefix)
+    return name
+
+
+class WithBackbone:
+    """A task whose model starts with the backbone of another one.
+
+    Args:
+        task: what is trained.
+        source: as for `load_backbone`.
+        tell: say on standard error what was taken.
+    """
+
+    def __init__(self, task: Any, source: str | Path, tell: bool = True) -> None:
+        self.task, self.source, self.tell = task, source, tell
+
+    def build(self) -> Any:
+        """The task's model with random weights but for the backbone's.
+
+        Raises:
+            OSError: no such file.
+            ValueError: see `load_backbone`.
+        """
+        model = self.task.build()
+        done = load_backbone(model.backbone, self.source)
+        if self.tell:
+            print(f"{self.source}: {done.line}", file=sys.stderr)
+        return model
+
+    def loss(self, output: Any, target: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The task's own."""
+        return self.task.loss(output, target)
