@@ -31,7 +31,7 @@ check-all: $(STAMP) lint  ## also the slow checks
 	$(BIN)/python -m pytest
 
 check-chaos: $(STAMP)  ## kill a training run 20 times, tear its files, fill its disk, compare the bits
-	OMP_NUM_THREADS=1 $(BIN)/python tests/train/chaos.py --kills 20
+	OMP_NUM_THREADS=1 $(BIN)/python tests/train/chaos.py --kills 20 --steps 100
 
 clean:
 	rm -rf out build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -21,6 +21,7 @@ def run(*command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_few_kills_change_no_bit() -> None:
     assert "3 kills: same bits" in run(str(CHAOS), "--kills", "3", "--steps", "15")
 
