@@ -197,7 +197,7 @@ def test_published_files_of_size_t_fit(changes: dict, parameters: float, tmp_pat
     state = {name: value.half() for name, value in published_state(config, 1000).items()}
     assert abs(sum(value.numel() for value in state.values()) / parameters - 1) < 0.002
     model = VMamba(config)
-    before = [norm.weight.clone() for norm in model.norms]
+    before = [norm.weight.clone() for norm in model.norms.values()]
     load_peer_weights(model, saved(state, tmp_path / "t.safetensors"))
     used = sum(value.numel() for name, value in state.items() if not name.startswith("classifier."))
     assert count_parameters(model) == used + sum(p.numel() for p in model.norms.parameters())
@@ -213,7 +213,7 @@ def test_published_files_of_size_t_fit(changes: dict, parameters: float, tmp_pat
             (layer.D, state[f"{op}.Ds"][route * inner : (route + 1) * inner]),
         ):
             torch.testing.assert_close(ours.detach(), theirs.float(), rtol=0, atol=0)
-    for norm, weight in zip(model.norms, before, strict=True):
+    for norm, weight in zip(model.norms.values(), before, strict=True):
         torch.testing.assert_close(norm.weight, weight, rtol=0, atol=0)
 
 

@@ -7,15 +7,16 @@ with the extra `baselines`. Weights are random, or read from a local safetensors
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfmamba.backbones.features import FeatureInfo, chosen_maps
+from dfmamba.backbones.overrides import with_overrides
+from dfmamba.backbones.weight_files import for_channels, read_weights, require_finite
 from dfmamba.layers import LayerNorm2d
 
 STRIDES = (4, 8, 16, 32)
@@ -42,17 +43,13 @@ class BaselineConfig:
         if not 0.0 <= self.drop_path_rate < 1.0:
             raise ValueError(f"drop_path_rate must lie in [0, 1), got {self.drop_path_rate}")
 
-    def with_overrides(self, **overrides: Any) -> BaselineConfig:
+    def with_overrides(self, **overrides: Any) -> Self:
         """A changed copy.
 
         Raises:
             ValueError: an override is no field of the configuration, or unusable.
         """
-        known = [f.name for f in fields(self) if f.name != "timm_name"]
-        unknown = sorted(set(overrides) - set(known))
-        if unknown:
-            raise ValueError(f"unknown backbone argument {unknown[0]!r}; known: {', '.join(known)}")
-        return replace(self, **overrides)
+        return with_overrides(self, overrides, fixed=("timm_name",))
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -253,16 +250,8 @@ def load_baseline_weights(backbone: Baseline, path: str | Path) -> None:
         OSError: no such file.
         ValueError: the file is damaged, or of another network.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected weights in safetensors format")
-    try:
-        found = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
+    found = read_weights(path)
     own = backbone.body.state_dict()
     state = fitted(found, own, backbone)
     needed = {name: value for name, value in own.items() if not name.endswith("num_batches_tracked")}
@@ -272,9 +261,7 @@ def load_baseline_weights(backbone: Baseline, path: str | Path) -> None:
             f"{path}: weights of another network than {backbone.config.timm_name}: {len(wrong)} tensors "
             f"missing or of another shape (first: {wrong[0]})"
         )
-    broken = [name for name in own if name in state and not bool(torch.isfinite(state[name]).all())]
-    if broken:
-        raise ValueError(f"{path}: {broken[0]} holds values that are not finite")
+    require_finite(state, [name for name in own if name in state], path)
     backbone.body.load_state_dict({name: state.get(name, value) for name, value in own.items()})
 
 
@@ -284,10 +271,7 @@ def fitted(found: Mapping[str, Tensor], own: Mapping[str, Tensor], backbone: Any
     kernel = next((name for name, value in own.items() if value.ndim == 4), "")
     chans = backbone.config.in_chans
     if kernel in state and state[kernel].ndim == 4 and state[kernel].shape[1] == 3 != chans:
-        colours = [i % 3 for i in range(chans)]
-        weight = state[kernel]
-        # The sum over the channels stays that of the colours, so that activations keep their size.
-        state[kernel] = weight.sum(1, keepdim=True) if chans == 1 else weight[:, colours] * (3 / chans)
+        state[kernel] = for_channels(state[kernel], chans)
     code = "pos_embed"
     if code in own and code in state and state[code].ndim == 3 and state[code].shape != own[code].shape:
         from timm.layers import resample_abs_pos_embed

@@ -9,72 +9,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from dfmamba.backbones.blocks import FFN
 from dfmamba.backbones.dssm import DSSM, DSSMConfig
-from dfmamba.backbones.features import FeatureInfo, chosen_maps
+from dfmamba.backbones.staged import StagedConfig, StagedFeatures
+from dfmamba.backbones.weight_files import for_channels, read_weights, require_finite
 from dfmamba.layers import DropPath, LayerNorm2d, Pointwise
 from dfmamba.ops import selective_scan
 
-STRIDES = (4, 8, 16, 32)
 DILATIONS = (1, 3, 5)
 """Of the three 3x3 kernels that fuse states."""
 WIDENING = 4
 """Width of the stem and of the layers between stages, relative to the channels after them."""
 
 
-@dataclass(frozen=True)
-class SpatialMambaConfig:
-    """Everything that defines a Spatial-Mamba backbone.
+@dataclass(frozen=True, kw_only=True)
+class SpatialMambaConfig(StagedConfig):
+    """Everything that defines a Spatial-Mamba backbone; see `StagedConfig`.
 
     Attributes:
-        dims: channels of the four stages.
-        depths: blocks of the four stages.
+        expand: see `StagedConfig`.
         stem_dim: channels of the stem's first half.
-        expand: width of the state-space layers relative to their input.
-        ffn_ratio: width of the FFN after each of them.
-        in_chans: channels of the picture.
-        drop_path_rate: stochastic depth of the last block; earlier ones grow linearly from 0.
     """
 
-    dims: tuple[int, int, int, int]
-    depths: tuple[int, int, int, int]
-    stem_dim: int
     expand: float = 2.0
-    ffn_ratio: float = 4.0
-    in_chans: int = 3
-    drop_path_rate: float = 0.0
+    stem_dim: int
 
     def __post_init__(self) -> None:
-        for name in ("dims", "depths"):
-            values = tuple(getattr(self, name))
-            if len(values) != 4 or min(values) < 1:
-                raise ValueError(f"{name} needs four entries of at least 1, got {values}")
-            object.__setattr__(self, name, values)
-        if min(self.stem_dim, self.in_chans) < 1 or min(self.expand, self.ffn_ratio) <= 0:
-            raise ValueError(f"stem_dim, in_chans, expand and ffn_ratio must be positive, got {self}")
-        if not 0.0 <= self.drop_path_rate < 1.0:
-            raise ValueError(f"drop_path_rate must lie in [0, 1), got {self.drop_path_rate}")
-
-    def with_overrides(self, **overrides: Any) -> SpatialMambaConfig:
-        """A changed copy.
-
-        Raises:
-            ValueError: an override is no field of the configuration, or unusable.
-        """
-        known = [f.name for f in fields(self)]
-        unknown = sorted(set(overrides) - set(known))
-        if unknown:
-            raise ValueError(f"unknown backbone argument {unknown[0]!r}; known: {', '.join(known)}")
-        return replace(self, **overrides)
+        super().__post_init__()
+        if self.stem_dim < 1:
+            raise ValueError(f"stem_dim must be at least 1, got {self.stem_dim}")
 
 
 SPATIAL_MAMBAS: dict[str, SpatialMambaConfig] = {
@@ -245,77 +215,21 @@ def _down(before: int, after: int) -> nn.Sequential:
     )
 
 
-class SpatialMamba(nn.Module):
-    """Spatial-Mamba as a feature extractor: returns the maps of `out_indices`, finest first.
-
-    Each map goes through a layer norm of its own, as in the paper's detectors.
+class SpatialMamba(StagedFeatures):
+    """Spatial-Mamba as a feature extractor; see `StagedFeatures`.
 
     Args:
         config: the architecture.
-        out_indices: stages (-1 is the last one), or a number of last stages. Stages after the last chosen one
-            aren't kept.
-
-    Shape: (B, in_chans, H, W) with H and W at least 32. Sizes that the strides don't divide are rounded up at
-    each stage.
+        out_indices: chosen stages.
     """
 
+    config: SpatialMambaConfig
+
     def __init__(self, config: SpatialMambaConfig, out_indices: int | Sequence[int] = (0, 1, 2, 3)) -> None:
-        super().__init__()
-        self.config = config
-        self.out_indices = tuple(chosen_maps(out_indices, 4, "out_indices"))
-        info = [
-            {"num_chs": dim, "reduction": stride, "module": f"stages.{i}"}
-            for i, (dim, stride) in enumerate(zip(config.dims, STRIDES, strict=True))
-        ]
-        self.feature_info = FeatureInfo(info, self.out_indices)
-        self.grad_checkpointing = False
-        rates = iter(torch.linspace(0.0, config.drop_path_rate, sum(config.depths)).tolist())
-        self.stem = Stem(config)
-        self.downs = nn.ModuleList([nn.Identity()])
-        self.stages = nn.ModuleList()
-        for i in range(self.out_indices[-1] + 1):
-            dim = config.dims[i]
-            if i:
-                self.downs.append(_down(config.dims[i - 1], dim))
-            shape = (dim, config.expand, config.ffn_ratio)
-            blocks = [SpatialMambaBlock(*shape, next(rates)) for _ in range(config.depths[i])]
-            self.stages.append(nn.Sequential(*blocks))
-        self.norms = nn.ModuleDict({str(i): LayerNorm2d(config.dims[i]) for i in self.out_indices})
-        self.init_weights()
+        def block(dim: int, drop_path: float) -> nn.Module:
+            return SpatialMambaBlock(dim, config.expand, config.ffn_ratio, drop_path)
 
-    def init_weights(self) -> None:
-        """Truncated normal projections inside the blocks; the rest keeps its layer's own start."""
-        for module in self.stages.modules():
-            if isinstance(module, Pointwise):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trades time for memory: recompute each block in the backward pass."""
-        self.grad_checkpointing = enable
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters that must not decay."""
-        layers = [(name, part) for name, part in self.named_modules() if isinstance(part, SpatialSSM)]
-        return {f"{name}.{kept}" for name, part in layers for kept in part.no_weight_decay()}
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        chans = self.config.in_chans
-        if x.ndim != 4 or x.shape[1] != chans or min(x.shape[2:]) < STRIDES[-1]:
-            raise ValueError(
-                f"expected a picture (B, {chans}, H, W) with H and W at least 32, got {tuple(x.shape)}"
-            )
-        # Channels next to each other: the order that norms, projections and the scan work in.
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
-        maps = []
-        for down, stage in zip(self.downs, self.stages, strict=True):
-            x = down(x)
-            for block in stage.children():
-                recompute = self.grad_checkpointing and torch.is_grad_enabled()
-                x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
-            maps.append(x)
-        return [norm(maps[int(stage)]) for stage, norm in self.norms.items()]
+        super().__init__(config, out_indices, Stem(config), _down, block)
 
 
 _STEM = {"first": ("conv1",), "pair": ("conv2.0", "conv2.1"), "last": ("conv3.0", "conv3.1")}
@@ -363,23 +277,13 @@ def load_spatial_mamba_weights(backbone: SpatialMamba, path: str | Path) -> None
         OSError: no such file.
         ValueError: the file is damaged, or of another network.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected weights in safetensors format")
-    try:
-        found = {name.removeprefix("backbone."): value for name, value in load_file(path).items()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
+    found = {name.removeprefix("backbone."): value for name, value in read_weights(path).items()}
     own = backbone.state_dict()
     names = {name: _published_name(name) for name in own}
     first, chans = names["stem.first.0.weight"], backbone.config.in_chans
     if first in found and found[first].shape[1:] == (3, 3, 3) and chans != 3:
-        # The sum over the channels stays that of the colours, so that activations keep their size.
-        colours = found[first][:, [i % 3 for i in range(chans)]] * (3 / chans)
-        found[first] = found[first].sum(1, keepdim=True) if chans == 1 else colours
+        found[first] = for_channels(found[first], chans)
     state = {}
     for name, wanted in own.items():  # matrices become 1x1 convolutions
         value = found.get(names[name])
@@ -392,7 +296,5 @@ def load_spatial_mamba_weights(backbone: SpatialMamba, path: str | Path) -> None
             f"{path}: weights of another network than this one: {len(wrong)} tensors missing or of another "
             f"shape (first: {names[wrong[0]]}, expected {tuple(own[wrong[0]].shape)})"
         )
-    broken = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
-    if broken:
-        raise ValueError(f"{path}: {names[broken[0]]} holds values that are not finite")
+    require_finite({names[name]: value for name, value in state.items()}, [names[n] for n in state], path)
     backbone.load_state_dict({**own, **state})

@@ -7,7 +7,7 @@ models have too take the same arguments and return the same things.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from dfmamba.backbones.blocks import ConvBlock, ConvNorm, GatedConvBlock, MambaMixer, MixerBlock, VimMixer
 from dfmamba.backbones.dssm import DSSMConfig
 from dfmamba.backbones.features import FeatureInfo, GlobalPool, chosen_maps
+from dfmamba.backbones.overrides import with_overrides
 from dfmamba.fuse import fuse
 from dfmamba.layers import NORMS
 
@@ -93,11 +94,7 @@ class TribridConfig:
         Raises:
             ValueError: an override is no field of the configuration.
         """
-        known = [f.name for f in fields(self)]
-        unknown = sorted(set(overrides) - set(known))
-        if unknown:
-            raise ValueError(f"unknown backbone argument {unknown[0]!r}; known: {', '.join(known)}")
-        return replace(self, **overrides)
+        return with_overrides(self, overrides)
 
 
 class Tribrid(nn.Module):

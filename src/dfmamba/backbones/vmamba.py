@@ -9,74 +9,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from dfmamba.backbones.blocks import MixerBlock
 from dfmamba.backbones.cross_scan import ROUTES, CrossScanMixer
-from dfmamba.backbones.dssm import DSSM, DSSMConfig
-from dfmamba.backbones.features import FeatureInfo, chosen_maps
-from dfmamba.layers import LayerNorm2d, Pointwise
+from dfmamba.backbones.dssm import DSSMConfig
+from dfmamba.backbones.staged import StagedConfig, StagedFeatures
+from dfmamba.backbones.weight_files import for_channels, read_weights, require_finite
+from dfmamba.layers import LayerNorm2d
 
-STRIDES = (4, 8, 16, 32)
 
+@dataclass(frozen=True, kw_only=True)
+class VMambaConfig(StagedConfig):
+    """Everything that defines a VMamba backbone; see `StagedConfig`.
 
-@dataclass(frozen=True)
-class VMambaConfig:
-    """Everything that defines a VMamba backbone.
+    VMamba-T was trained with `drop_path_rate` 0.2.
 
     Attributes:
-        dims: channels of the four stages.
-        depths: blocks of the four stages.
+        expand: see `StagedConfig`.
         d_state: states per channel.
-        expand: inner width of the state-space layers relative to their input.
-        ffn_ratio: width of the FFN after each of them.
-        in_chans: channels of the picture.
-        drop_path_rate: stochastic depth of the last block; earlier ones grow linearly from 0. VMamba-T was
-            trained with 0.2.
     """
 
-    dims: tuple[int, int, int, int]
-    depths: tuple[int, int, int, int]
-    d_state: int = 1
     expand: float = 1.0
-    ffn_ratio: float = 4.0
-    in_chans: int = 3
-    drop_path_rate: float = 0.0
+    d_state: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("dims", "depths"):
-            values = tuple(getattr(self, name))
-            if len(values) != 4 or min(values) < 1:
-                raise ValueError(f"{name} needs four entries of at least 1, got {values}")
-            object.__setattr__(self, name, values)
+        super().__post_init__()
         if self.dims[0] % 2:
             raise ValueError(f"dims must start with an even number, whose half the stem has, got {self.dims}")
-        for name in ("d_state", "in_chans"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("expand", "ffn_ratio"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0.0 <= self.drop_path_rate < 1.0:
-            raise ValueError(f"drop_path_rate must lie in [0, 1), got {self.drop_path_rate}")
-
-    def with_overrides(self, **overrides: Any) -> VMambaConfig:
-        """A changed copy.
-
-        Raises:
-            ValueError: an override is no field of the configuration, or unusable.
-        """
-        known = [f.name for f in fields(self)]
-        unknown = sorted(set(overrides) - set(known))
-        if unknown:
-            raise ValueError(f"unknown backbone argument {unknown[0]!r}; known: {', '.join(known)}")
-        return replace(self, **overrides)
+        if self.d_state < 1:
+            raise ValueError(f"d_state must be at least 1, got {self.d_state}")
 
 
 VMAMBAS: dict[str, VMambaConfig] = {
@@ -92,88 +57,31 @@ def _halved(before: int, after: int) -> list[nn.Module]:
     return [nn.Conv2d(before, after, 3, 2, padding=1), LayerNorm2d(after)]
 
 
-class VMamba(nn.Module):
-    """VMamba as a feature extractor: returns the maps of `out_indices`, finest first.
-
-    Each map goes through a layer norm of its own, as in the paper's detectors.
+class VMamba(StagedFeatures):
+    """VMamba as a feature extractor; see `StagedFeatures`.
 
     Args:
         config: the architecture.
-        out_indices: stages (-1 is the last one), or a number of last stages. Stages after the last chosen one
-            aren't kept.
-
-    Shape: (B, in_chans, H, W) with H and W at least 32. Sizes that the strides don't divide are rounded up at
-    each stage.
+        out_indices: chosen stages.
     """
 
+    config: VMambaConfig
+
     def __init__(self, config: VMambaConfig, out_indices: int | Sequence[int] = (0, 1, 2, 3)) -> None:
-        super().__init__()
-        self.config = config
-        self.out_indices = tuple(chosen_maps(out_indices, len(STRIDES), "out_indices"))
-        info = [
-            {"num_chs": dim, "reduction": stride, "module": f"stages.{i}"}
-            for i, (dim, stride) in enumerate(zip(config.dims, STRIDES, strict=True))
-        ]
-        self.feature_info = FeatureInfo(info, self.out_indices)
-        self.grad_checkpointing = False
-        rates = iter(torch.linspace(0.0, config.drop_path_rate, sum(config.depths)).tolist())
+        half, dim = config.dims[0] // 2, config.dims[0]
         scan = DSSMConfig(d_state=config.d_state, deformable=False)
-        half = config.dims[0] // 2
-        self.stem = nn.Sequential(*_halved(config.in_chans, half), nn.GELU(), *_halved(half, config.dims[0]))
-        self.downs = nn.ModuleList([nn.Identity()])
-        self.stages = nn.ModuleList()
-        for i in range(self.out_indices[-1] + 1):
-            dim = config.dims[i]
-            if i:
-                self.downs.append(nn.Sequential(*_halved(config.dims[i - 1], dim)))
-            blocks = (
-                MixerBlock(
-                    dim, CrossScanMixer(dim, scan, config.expand), config.ffn_ratio, next(rates), LayerNorm2d
-                )
-                for _ in range(config.depths[i])
-            )
-            self.stages.append(nn.Sequential(*blocks))
-        self.norms = nn.ModuleList(LayerNorm2d(config.dims[i]) for i in self.out_indices)
-        self.init_weights()
 
-    def init_weights(self) -> None:
-        """Truncated normal projections; other convolutions and the scans keep their own start."""
-        for module in self.modules():
-            if isinstance(module, Pointwise):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        def block(dim: int, drop_path: float) -> nn.Module:
+            mixer = CrossScanMixer(dim, scan, config.expand)
+            return MixerBlock(dim, mixer, config.ffn_ratio, drop_path, LayerNorm2d)
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trades time for memory: recompute each block in the backward pass."""
-        self.grad_checkpointing = enable
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters that must not decay."""
-        kept = {
-            f"{prefix}.{name}"
-            for prefix, module in self.named_modules()
-            if isinstance(module, DSSM)
-            for name in module.no_weight_decay()
-        }
-        return kept & {name for name, _ in self.named_parameters()}
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        chans = self.config.in_chans
-        if x.ndim != 4 or x.shape[1] != chans or min(x.shape[2:]) < STRIDES[-1]:
-            raise ValueError(
-                f"expected a picture (B, {chans}, H, W) with H and W at least 32, got {tuple(x.shape)}"
-            )
-        # Channels next to each other: the order that norms, projections and the scan work in.
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
-        recompute = self.grad_checkpointing and torch.is_grad_enabled()
-        maps = []
-        for down, stage in zip(self.downs, self.stages, strict=True):
-            x = down(x)
-            for block in stage.children():
-                x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
-            maps.append(x)
-        return [norm(maps[i]) for i, norm in zip(self.out_indices, self.norms, strict=True)]
+        super().__init__(
+            config,
+            out_indices,
+            nn.Sequential(*_halved(config.in_chans, half), nn.GELU(), *_halved(half, dim)),
+            lambda before, after: nn.Sequential(*_halved(before, after)),
+            block,
+        )
 
 
 _STEM = {"0": "stem.0", "2": "stem.1", "5": "stem.3", "7": "stem.4"}
@@ -243,22 +151,12 @@ def load_peer_weights(backbone: VMamba, path: str | Path) -> None:
         OSError: no such file.
         ValueError: the file is damaged, or of another network.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected weights in safetensors format")
-    try:
-        found = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
+    found = read_weights(path)
     own = {n: value for n, value in backbone.state_dict().items() if not n.startswith("norms.")}
     chans, first = backbone.config.in_chans, "patch_embed.0.weight"
     if first in found and found[first].ndim == 4 and found[first].shape[1] == 3 != chans:
-        # The sum over the channels stays that of the colours, so that activations keep their size.
-        colours = found[first][:, [i % 3 for i in range(chans)]] * (3 / chans)
-        found[first] = found[first].sum(1, keepdim=True) if chans == 1 else colours
+        found[first] = for_channels(found[first], chans)
     state = _renamed(found, own)
     wrong = [name for name, value in own.items() if name not in state or state[name].shape != value.shape]
     extra = sorted(
@@ -269,7 +167,5 @@ def load_peer_weights(backbone: VMamba, path: str | Path) -> None:
             f"{path}: weights of another network than this VMamba: {len(wrong)} tensors missing or of "
             f"another shape, {len(extra)} too many (first: {(wrong + extra)[0]})"
         )
-    broken = [name for name in own if not bool(torch.isfinite(state[name]).all())]
-    if broken:
-        raise ValueError(f"{path}: {broken[0]} holds values that are not finite")
+    require_finite(state, own, path)
     backbone.load_state_dict({name: state[name] for name in own}, strict=False)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from dfmamba.backbones.baselines import Baseline, fitted
+from dfmamba.backbones.weight_files import read_weights, require_finite
 from dfmamba.models import WEIGHTS_FILE
 
 WRAPPERS = ("module.", "_orig_mod.", "model.")
@@ -62,9 +62,10 @@ def load_backbone(backbone: nn.Module, source: str | Path) -> Transfer:
     """
     path = Path(source)
     path = path / WEIGHTS_FILE if path.is_dir() else path
+    expected = f"weights in safetensors format, or a folder with {WEIGHTS_FILE}"
     inner: Any = backbone.body if isinstance(backbone, Baseline) else backbone
     own: dict[str, Tensor] = inner.state_dict()
-    found = _backbone_part(_read(path), "body." if isinstance(backbone, Baseline) else "")
+    found = _backbone_part(read_weights(path, expected), "body." if isinstance(backbone, Baseline) else "")
     ready = fitted(found, own, backbone)
     counted = [name for name in own if not name.endswith("num_batches_tracked")]
     taken = [n for n in counted if n in ready and ready[n].shape == own[n].shape]
@@ -75,26 +76,10 @@ def load_backbone(backbone: nn.Module, source: str | Path) -> Transfer:
             f"{path}: only {len(taken)} of the backbone's {len(counted)} tensors fit{other}; expected "
             "weights of the same architecture, with our names or timm's"
         )
-    broken = [n for n in taken if not bool(torch.isfinite(ready[n]).all())]
-    if broken:
-        raise ValueError(f"{path}: {broken[0]} holds values that are not finite")
+    require_finite(ready, taken, path)
     extra = [n for n in own if n not in counted and n in ready and ready[n].shape == own[n].shape]
     inner.load_state_dict({**own, **{name: ready[name].to(own[name].dtype) for name in [*taken, *extra]}})
     return Transfer(taken, missing, [name for name in found if name not in own])
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such file; expected weights in safetensors format, or a folder with {WEIGHTS_FILE}"
-        )
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
 
 
 def _backbone_part(state: Mapping[str, Tensor], inner: str) -> dict[str, Tensor]:
