@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dfmamba.hands.affine import box_iou
 from dfmamba.hands.camera import Camera, to_25d
 from dfmamba.hands.crop import crop_affine
 from dfmamba.hands.skeleton import BONES, REFERENCE_BONES_MM
 from dfmamba.predict.lift import (
-    box_iou,
     check_box,
     hand_box,
     joints_to_picture,

@@ -70,6 +70,7 @@ def test_structure_of_the_json() -> None:
         "joints_3d_mm",
         "root",
         "scale",
+        "track",
         "joint_scores",
     }
     assert (hand["side"], hand["root"], hand["score"]) == ("left", "camera", 0.9877)

@@ -148,6 +148,14 @@ def square_box(box_xyxy: Sequence[float] | np.ndarray, factor: float = 1.0) -> n
     return np.concatenate([centre - half, centre + half])
 
 
+def box_iou(first: np.ndarray, second: np.ndarray) -> float:
+    """Intersection over union of two boxes xyxy; 0 where both are empty."""
+    overlap = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
+    shared = float(np.prod(np.maximum(overlap, 0)))
+    union = float(np.prod(first[2:] - first[:2]) + np.prod(second[2:] - second[:2])) - shared
+    return shared / union if union > 0 else 0.0
+
+
 def picture_square(size: tuple[int, int]) -> np.ndarray:
     """The smallest square about the middle of a picture of (width, height) that holds all of it."""
     width, height = size

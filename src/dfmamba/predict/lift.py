@@ -90,11 +90,3 @@ def check_box(box_xyxy: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if x1 <= -0.5 or y1 <= -0.5 or x0 >= width - 0.5 or y0 >= height - 0.5:
         raise ValueError(f"box {text} lies outside the picture of {width} x {height} pixels")
     return box
-
-
-def box_iou(first: np.ndarray, second: np.ndarray) -> float:
-    """Intersection over union of two boxes xyxy; 0 where both are empty."""
-    overlap = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
-    shared = float(np.prod(np.maximum(overlap, 0)))
-    union = float(np.prod(first[2:] - first[:2]) + np.prod(second[2:] - second[:2])) - shared
-    return shared / union if union > 0 else 0.0

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from dfmamba.hands.affine import Affine, box_of_points, crop_affine, square_box
+from dfmamba.hands.affine import Affine, box_iou, box_of_points, crop_affine, square_box
 from dfmamba.hands.crop import warp_image
 from dfmamba.hands.upright import CLOSE_FACTOR, UPRIGHT_FACTOR, upright_affines
-from dfmamba.predict.lift import box_iou, hand_box, joints_to_picture
+from dfmamba.predict.lift import hand_box, joints_to_picture
 
 UNION_IOU = 0.3
 """Hands whose boxes overlap more than this are looked at together when the look is not upright."""
@@ -56,6 +56,9 @@ class Found:
 
 Look: TypeAlias = dict[int, Found]
 """What one look at a crop gave, by the hand's side in the picture: 0 right, 1 left."""
+
+Sided: TypeAlias = tuple[int, Found]
+"""A hand of a picture with its side: 0 right, 1 left."""
 
 
 class Looker:
@@ -237,16 +240,20 @@ def _groups(boxes: dict[int, np.ndarray]) -> list[tuple[int, ...]]:
     return [(side,) for side in sides]
 
 
-def without_double(look: Look) -> Look:
+def without_doubles(hands: Sequence[Sided]) -> list[Sided]:
     """Drops the less likely of two hands that are one: joint by joint nearly in the same place.
 
-    A network that isn't sure of the side gives the joints of a single hand to both.
+    A network that isn't sure of the side gives the joints of a single hand to both; and two crops may show
+    the same hand. By falling score.
     """
-    if len(look) < 2:
-        return look
-    right, left = (look[side].joints_25d[:, :2] for side in sorted(look))
-    apart = float(np.linalg.norm(right - left, axis=1).mean())
-    if apart > SAME_HAND * max(float(np.ptp(joints, axis=0).max()) for joints in (right, left)):
-        return look
-    best = max(look, key=lambda side: look[side].score)
-    return {best: look[best]}
+    kept: list[Sided] = []
+    for side, found in sorted(hands, key=lambda hand: -hand[1].score):
+        if not any(_same_hand(found, other) for _, other in kept):
+            kept.append((side, found))
+    return kept
+
+
+def _same_hand(one: Found, other: Found) -> bool:
+    first, second = one.joints_25d[:, :2], other.joints_25d[:, :2]
+    apart = float(np.linalg.norm(first - second, axis=1).mean())
+    return apart <= SAME_HAND * max(float(np.ptp(joints, axis=0).max()) for joints in (first, second))

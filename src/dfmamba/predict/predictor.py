@@ -12,32 +12,25 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dfmamba.hands.affine import picture_square, square_box
+from dfmamba.detect.detection import Detection, Detector
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import NUM_JOINTS
-from dfmamba.hands.upright import CLOSE_FACTOR
 from dfmamba.io.images import as_picture, load_image
 from dfmamba.models import check_device, load
+from dfmamba.predict.find import find_at_detections, find_in_pictures
 from dfmamba.predict.lift import (
-    HAND_MARGIN,
     check_box,
     hand_box,
     lift_joints,
     mirror_box,
     mirror_points,
 )
-from dfmamba.predict.looks import Look, Looker, inside, sure_of_side, without_double
+from dfmamba.predict.looks import Looker, Sided
 from dfmamba.predict.result import SIDES, Hand, Prediction
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 Box: TypeAlias = Sequence[float] | np.ndarray
 Intrinsics: TypeAlias = Camera | tuple[float, float, float, float]
-
-BOX_FACTOR = CLOSE_FACTOR / (1 + 2 * HAND_MARGIN)
-"""Side of the first crop over a given box, which is taken to be as loose as `Hand.box_xyxy`."""
-
-FIRST_LOOK = 0.5
-"""The first look keeps hands above this share of the threshold: small hands score low in a whole picture."""
 
 
 class Predictor:
@@ -47,6 +40,9 @@ class Predictor:
         model: a `HandPoseModel`, or the name or folder of one. It is moved to `device` and set to evaluation.
         device: a torch device such as "cpu" or "cuda", or "auto" for the GPU where there is one.
         batch_size: how many crops go through the network at once.
+        detector: finds the hands of a picture for which no box is given, any number of them. None: the
+            network itself looks at the whole picture, and finds at most one right and one left hand, if
+            they fill much of it.
 
     Raises:
         ValueError: if the device is unknown or not usable here, or the model is not one that takes RGB
@@ -54,7 +50,11 @@ class Predictor:
     """
 
     def __init__(
-        self, model: nn.Module | str = "nano", device: str | torch.device = "auto", batch_size: int = 16
+        self,
+        model: nn.Module | str = "nano",
+        device: str | torch.device = "auto",
+        batch_size: int = 16,
+        detector: Detector | None = None,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
@@ -66,6 +66,7 @@ class Predictor:
         self.name = str(getattr(config, "name", type(network).__name__))
         self.image_size = int(config.image_size)
         self.looker = Looker(self.model, self.image_size, batch_size, self.name)
+        self.detector = detector
 
     def predict(
         self,
@@ -81,7 +82,8 @@ class Predictor:
         Args:
             image: a path, a Pillow image, or an array (H, W, 3) uint8 or floating in 0..1.
             box: where the hands are, x0, y0, x1, y1 in pixels of the picture, about as loose as
-                `Hand.box_xyxy`. It may reach beyond the picture. None: look at the whole picture.
+                `Hand.box_xyxy`. It may reach beyond the picture. None: look at the whole picture, with the
+                detector if there is one.
             camera: intrinsics of the picture as given: a `Camera` or fx, fy, cx, cy. With them 3D joints are
                 in the camera frame, without them relative to the wrist; their size is that of a mean adult
                 hand either way.
@@ -110,37 +112,67 @@ class Predictor:
 
         All pictures are in memory at once; `seconds` is the mean over them.
         """
-        if not 0.0 <= threshold <= 1.0:
-            raise ValueError(f"threshold: expected a value from 0 to 1, got {threshold}")
-        if camera is not None and not isinstance(camera, Camera):
-            camera = Camera(*camera)
         start = time.perf_counter()
+        camera = _check(threshold, camera)
         pictures = [_read(image, mirrored) for image in images]
-        regions = []
-        for picture in pictures:
-            height, width = picture.shape[:2]
-            if box is None:
-                regions.append(picture_square((width, height)))
-            else:
-                checked = check_box(np.asarray(box), (width, height))
-                regions.append(square_box(mirror_box(checked, width) if mirrored else checked, BOX_FACTOR))
-        looks = self.looker.look_at_boxes(pictures, regions)
-        if refine:
-            if box is None:
-                looks = self.looker.look_closer(pictures, looks, FIRST_LOOK * threshold)
-            worth = [
-                {
-                    side: found
-                    for side, found in without_double(look).items()
-                    if found.score >= FIRST_LOOK * threshold and inside(found, picture)
-                }
-                for picture, look in zip(pictures, looks, strict=True)
+        if box is None and self.detector is not None:
+            detections = self.detector.detect(pictures)
+            found = find_at_detections(self.looker, pictures, detections, threshold, refine)
+        else:
+            boxes = [_region(box, picture, mirrored) for picture in pictures]
+            found = find_in_pictures(self.looker, pictures, boxes, threshold, refine)
+        return self._predictions(images, pictures, found, camera, mirrored, start)
+
+    def predict_at(
+        self,
+        images: Sequence[Picture],
+        detections: Sequence[Sequence[Detection]],
+        camera: Intrinsics | None = None,
+        mirrored: bool = False,
+        threshold: float = 0.5,
+        refine: bool = True,
+    ) -> list[Prediction]:
+        """The hands at places that are known: from a file, another detector or the picture before.
+
+        Args:
+            images: as for `predict`.
+            detections: those of each picture, in its pixels as given. Each gives one hand, with the
+                detection's score; those that overlap are looked at together.
+            camera, mirrored, threshold, refine: as for `predict`.
+
+        Raises:
+            OSError, ValueError: as for `predict`; a box is not usable.
+        """
+        start = time.perf_counter()
+        camera = _check(threshold, camera)
+        pictures = [_read(image, mirrored) for image in images]
+        placed = [
+            [
+                Detection(region, one.score, one.side)
+                for one in each
+                if (region := _region(one.box_xyxy, picture, mirrored)) is not None
             ]
-            looks = self.looker.look_upright(pictures, worth, [sure_of_side(look) for look in looks])
+            for picture, each in zip(pictures, detections, strict=True)
+        ]
+        found = find_at_detections(self.looker, pictures, placed, threshold, refine)
+        return self._predictions(images, pictures, found, camera, mirrored, start)
+
+    def _predictions(
+        self,
+        images: Sequence[Picture],
+        pictures: Sequence[np.ndarray],
+        found: Sequence[Sequence[Sided]],
+        camera: Camera | None,
+        mirrored: bool,
+        start: float,
+    ) -> list[Prediction]:
+        results = [
+            _hands(hands, picture, camera, mirrored) for hands, picture in zip(found, pictures, strict=True)
+        ]
         seconds = (time.perf_counter() - start) / max(len(pictures), 1)
         return [
             Prediction(
-                hands=_hands(look, picture, camera, mirrored, threshold),
+                hands=hands,
                 image_size=(picture.shape[1], picture.shape[0]),
                 camera=camera,
                 model=self.name,
@@ -148,7 +180,7 @@ class Predictor:
                 seconds=seconds,
                 mirrored=mirrored,
             )
-            for image, picture, look in zip(images, pictures, looks, strict=True)
+            for image, picture, hands in zip(images, pictures, results, strict=True)
         ]
 
 
@@ -184,26 +216,39 @@ def _read(image: Picture, mirrored: bool) -> np.ndarray:
     return np.ascontiguousarray(picture[:, ::-1]) if mirrored else picture
 
 
+def _check(threshold: float, camera: Intrinsics | None) -> Camera | None:
+    if not 0.0 <= threshold <= 1.0:
+        raise ValueError(f"threshold: expected a value from 0 to 1, got {threshold}")
+    return camera if camera is None or isinstance(camera, Camera) else Camera(*camera)
+
+
+def _region(box: Box | None, picture: np.ndarray, mirrored: bool) -> np.ndarray | None:
+    """A box of the picture as given, on the unmirrored picture."""
+    if box is None:
+        return None
+    height, width = picture.shape[:2]
+    checked = check_box(np.asarray(box), (width, height))
+    return mirror_box(checked, width) if mirrored else checked
+
+
 def _hands(
-    look: Look, picture: np.ndarray, camera: Camera | None, mirrored: bool, threshold: float
+    found: Sequence[Sided], picture: np.ndarray, camera: Camera | None, mirrored: bool
 ) -> tuple[Hand, ...]:
     height, width = picture.shape[:2]
     if camera is not None and mirrored:
         camera = Camera(camera.fx, camera.fy, width - 1 - camera.cx, camera.cy)
     hands = []
-    for side, found in without_double(look).items():
-        if found.score < threshold or not inside(found, picture):
-            continue
-        pixels = found.joints_25d[:, :2]
+    for side, hand in sorted(found, key=lambda one: (one[0], -one[1].score)):
+        pixels = hand.joints_25d[:, :2]
         pixels = mirror_points(pixels, width) if mirrored else pixels
         hands.append(
             Hand(
                 side=SIDES[side],
-                score=found.score,
+                score=hand.score,
                 box_xyxy=hand_box(pixels, (width, height)),
                 joints_2d_px=pixels,
-                joints_3d_mm=lift_joints(found.joints_25d, camera),
-                joint_scores=found.joint_scores,
+                joints_3d_mm=lift_joints(hand.joints_25d, camera),
+                joint_scores=hand.joint_scores,
                 root="wrist" if camera is None else "camera",
             )
         )

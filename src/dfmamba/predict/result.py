@@ -29,7 +29,10 @@ _SHAPES: dict[str, tuple[int, ...]] = {
     "joints_3d_mm": (NUM_JOINTS, 3),
     "joint_scores": (NUM_JOINTS,),
 }
-_HAND_KEYS = ("side", "score", "box_xyxy", "joints_2d_px", "joints_3d_mm", "root", "scale", "joint_scores")
+_HAND_KEYS = (
+    *("side", "score", "track", "box_xyxy", "joints_2d_px", "joints_3d_mm"),
+    *("root", "scale", "joint_scores"),
+)
 _KEYS = ("schema", "model", "image", "size", "camera", "mirrored", "scale", "joint_names", "hands")
 
 
@@ -46,6 +49,7 @@ class Hand:
         joint_scores: (21,) probability that a joint's 2D error is below 10 % of the hand's box, 0..1.
         root: "wrist" (3D joints relative to the wrist; no camera was given) or "camera" (camera frame).
         scale: "reference hand": the bones have the size of a mean adult hand, whatever the true size is.
+        track: number of the hand in a film, the same in all its pictures; None for single pictures.
 
     Raises:
         ValueError: if a value has another shape, is not finite or out of its range.
@@ -59,8 +63,11 @@ class Hand:
     joint_scores: np.ndarray
     root: str = "wrist"
     scale: str = SCALE
+    track: int | None = None
 
     def __post_init__(self) -> None:
+        if not (self.track is None or (type(self.track) is int and self.track >= 0)):
+            raise ValueError(f"track: expected a whole number from 0 or None, got {self.track!r}")
         _one_of("side", self.side, SIDES)
         _one_of("root", self.root, ROOTS)
         _one_of("scale", self.scale, (SCALE,))
@@ -97,7 +104,7 @@ class Prediction:
     """The hands found in one picture.
 
     Attributes:
-        hands: at most one right and one left hand, right first.
+        hands: right hands first, then left ones, each by falling score.
         image_size: width and height of the picture in pixels.
         camera: the intrinsics that were given, those of the picture as it was given; None without.
         model: name of the model.
@@ -121,9 +128,6 @@ class Prediction:
         width, height = self.image_size
         if width < 1 or height < 1:
             raise ValueError(f"image_size: expected width and height of at least 1, got {self.image_size}")
-        sides = [hand.side for hand in self.hands]
-        if len(set(sides)) < len(sides):
-            raise ValueError(f"hands: expected at most one of each side, got {sides}")
         if self.image is not None:
             object.__setattr__(self, "image", os.fspath(self.image))
 

@@ -31,7 +31,7 @@ class DataConfig:
         backgrounds: number of backgrounds rendered for recomposition.
         photos: folder of photographs to use as further backgrounds.
         workers: renderer processes.
-        ahead: processes that compose batches ahead of the training; 0 composes them in it.
+        ahead: processes that compose batches beside the training; 0 composes them in it.
     """
 
     pictures: int = 200_000
@@ -44,7 +44,7 @@ class DataConfig:
     backgrounds: int = 6000
     photos: str | None = None
     workers: int = 2
-    ahead: int = 0
+    ahead: int = 1
 
 
 CHOICES: dict[str, tuple[str, ...]] = {

@@ -46,7 +46,7 @@ class DatasetRun(RunConfig):
     backbone_args: Mapping[str, Any] = field(default_factory=dict)
     backbone_weights: str | None = None
     framework: Mapping[str, Any] = field(default_factory=dict)
-    workers: int = 0
+    workers: int = 1
     buffer: int = 0
 
     def open(self, split: str | None = None) -> IndexedDataset:
