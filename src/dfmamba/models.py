@@ -19,6 +19,7 @@ from dfmamba.backbones import backbone_config, create_backbone
 from dfmamba.fuse import fuse
 from dfmamba.heads import HeadConfig, build_head, head_config
 from dfmamba.heads.build import AnyHeadConfig
+from dfmamba.heads.detector import DetectorConfig
 from dfmamba.io.files import write_atomic
 
 if TYPE_CHECKING:
@@ -102,6 +103,16 @@ MODELS: dict[str, ModelConfig] = {
         backbone="dfmamba_tiny",
         head=HeadConfig(image_size=256, num_layers=6),
     ),
+    "detector": ModelConfig(
+        name="detector",
+        backbone="dfmamba_nano",
+        head=DetectorConfig(image_size=256, width=64),
+    ),
+    "test_detector": ModelConfig(
+        name="test_detector",
+        backbone="dfmamba_test",
+        head=DetectorConfig(image_size=64, width=16),
+    ),
     "test": ModelConfig(
         name="test",
         backbone="dfmamba_test",
@@ -117,7 +128,7 @@ class HandPoseModel(nn.Module):
         config: architecture.
 
     Shape: (B, in_chans, S, S) with values in [0, 1] (RGB / 255, or normalised depth), to what the head gives:
-    two hands in 2.5D as `HandPoseOutput`, or the maps of `dfmamba.heads.detnet`.
+    two hands in 2.5D as `HandPoseOutput`, or the maps of `dfmamba.heads.detnet` or `dfmamba.heads.detector`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -258,6 +269,16 @@ def load(name: str | Path = "nano", device: str = "cpu") -> Any:
         return OnnxModel(name)
     folder = PACKAGED / str(name)
     source = folder if (folder / CONFIG_FILE).is_file() else name
+    return HandPoseModel.from_pretrained(source, str(check_device(device)))
+
+
+def from_pretrained(source: str | Path, device: str = "cpu") -> HandPoseModel:
+    """Reads a model from a folder (the Hugging Face layout), or from a repository of the hub by its id.
+
+    Raises:
+        OSError: no such folder or repository, or it can't be reached.
+        ValueError: a file is damaged, of another model, or the device is unknown or absent.
+    """
     return HandPoseModel.from_pretrained(source, str(check_device(device)))
 
 

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from dfmamba.backbones import create_backbone
 from dfmamba.backbones.baselines import ResNetConfig, create_baseline
 from dfmamba.models import MODELS, HandPoseModel
-from dfmamba.train.transfer import WithBackbone, load_backbone
+from dfmamba.train.config import TrainConfig
+from dfmamba.train.engine import start_model
+from dfmamba.train.synthetic_task import SyntheticTask
+from dfmamba.train.transfer import load_backbone
 
 
 def backbone(seed: int, in_chans: int = 3, **options) -> nn.Module:
@@ -125,23 +128,14 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
         load_backbone(target, stored(tmp_path, state))
 
 
-def test_a_task_starts_with_the_backbone_and_says_so(tmp_path: Path, capsys) -> None:
-    class Task:
-        def build(self) -> HandPoseModel:
-            return HandPoseModel(MODELS["test"])
-
-        def loss(self, output, target):
-            return {"total": output - target["a"]}
-
-    first = Task().build()
+def test_a_run_starts_with_the_backbone_and_says_so(tmp_path: Path, capsys) -> None:
+    first = HandPoseModel(MODELS["test"])
     first.save(tmp_path)
-    torch.manual_seed(7)
-    task = WithBackbone(Task(), tmp_path)
-    model = task.build()
+    config = TrainConfig(model="test", init_backbone=str(tmp_path), seed=7)
+    model = start_model(config, SyntheticTask(config))
     names = list(first.backbone.state_dict())
     assert same(model.backbone.state_dict(), first.backbone.state_dict(), names)
     assert not torch.equal(
         model.head.state_dict()["decoder.votes.weight"], first.head.state_dict()["decoder.votes.weight"]
     )
     assert "backbone tensors taken" in capsys.readouterr().err
-    assert task.loss(torch.tensor(3.0), {"a": torch.tensor(1.0)})["total"] == 2

@@ -67,6 +67,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     synth.add_argument("--photos", type=str, metavar="DIR", help="photographs to use as further backgrounds")
     actions.add_subcommand("synth", synth, help="render pictures of synthetic hands into shards")
 
+    people = _action("people OUT: pictures of whole people, to train the detector of hands on")
+    people.add_argument("out", type=str, help="folder for the shards")
+    people.add_argument("--count", type=int, default=10_000, metavar="N", help="pictures")
+    people.add_argument("--seed", type=int, default=1, help="of the pictures")
+    people.add_argument("--size", type=int, default=256, help="side of the pictures in pixels")
+    people.add_argument("--workers", type=int, default=2, metavar="N", help="processes that render")
+    actions.add_subcommand("people", people, help="render pictures of whole people into shards")
+
 
 def run(options: Namespace) -> int:
     """Do what the action says; returns the exit code.
@@ -79,7 +87,7 @@ def run(options: Namespace) -> int:
         OSError: something can't be read or written.
     """
     chosen = options[options.action]
-    actions = {"check": _check, "export": _export, "fixture": _fixture, "synth": _synth}
+    actions = {"check": _check, "export": _export, "fixture": _fixture, "synth": _synth, "people": _people}
     return actions[options.action](chosen)
 
 
@@ -263,6 +271,14 @@ def _fixture(options: Namespace) -> int:
     except ImportError as error:
         raise ValueError(str(error)) from error
     print(f"{options.path}: a synthetic copy in the layout of {options.dataset}")
+    return 0
+
+
+def _people(options: Namespace) -> int:
+    from dfmamba.data.synthetic.people_shards import PeopleConfig, render_people_shards
+
+    config = PeopleConfig(seed=options.seed, size=options.size)
+    print(render_people_shards(config, options.count, options.out, options.workers))
     return 0
 
 

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from dfmamba.cli.train_options import add_run_options, print_config, run_options, telling
 
-_FIXED = ("init", "validate_every", "validation")
+_FIXED = ("init", "init_backbone", "validate_every", "validation")
 """Settings of a run that mean nothing here: nothing is validated, and no whole model exists to start from."""
 
 

@@ -20,11 +20,9 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from dfmamba.cli.train_options import (
-    add_init_backbone,
     add_run_options,
     print_config,
     run_options,
-    starting_from,
     telling,
 )
 
@@ -33,11 +31,13 @@ REHEARSED_PICTURES = 16
 
 
 def variant(words: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """The module that trains what is named first, a data set or (the default) "synthetic" hands."""
+    """The module that trains what is named first: a data set, the "detector", or "synthetic" hands."""
     if not words or words[0].startswith("-"):
         return __name__, words
     if words[0] == "synthetic":
         return __name__, words[1:]
+    if words[0] == "detector":
+        return "dfmamba.cli.train_detector", words[1:]
     return "dfmamba.cli.train_dataset", words
 
 
@@ -46,7 +46,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     from dfmamba.train.config import TrainConfig
 
     add_run_options(parser)
-    add_init_backbone(parser)
     parser.add_class_arguments(TrainConfig, None)
 
 
@@ -66,12 +65,10 @@ def run(options: Namespace) -> int:
 
     values = options.as_dict()
     chosen = run_options(values)
-    init_backbone = values.pop("init_backbone")
     config = TrainConfig.from_dict(values)
     task: Any = SyntheticTask(config)
     if chosen.print_config:
-        return print_config(config, init_backbone=init_backbone)
-    task = starting_from(task, init_backbone, config, chosen.resume)
+        return print_config(config)
     ranks = Ranks.from_environment(config.device)
     if chosen.dry_run:
         return _dry_run(config, task, ranks)

@@ -19,11 +19,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from dfmamba.cli.reader_options import add_option, parse_options
 from dfmamba.cli.train_options import (
-    add_init_backbone,
     add_run_options,
     print_config,
     run_options,
-    starting_from,
     telling,
 )
 
@@ -50,7 +48,6 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--options", type=dict[str, Any] | None, default=None, help="of the reader, all of them by name"
     )
     parser.add_argument("--epochs", type=float | None, default=None, help="passes over the split")
-    add_init_backbone(parser)
     texts = {**attribute_texts(DatasetRun), **_WORDS}
     hints = get_type_hints(DatasetRun)
     for name in _settings():
@@ -106,27 +103,26 @@ def run(options: Namespace) -> int:
     config = found.run(
         options.data, len(dataset), options.epochs, framework, another, options=reader, **changes
     )
-    plain = DatasetTask(config)
+    task = DatasetTask(config)
     if chosen.print_config:
-        return print_config(config, init_backbone=options.init_backbone)
+        return print_config(config)
     if ranks.first:
         for line in dataset.report.lines:
             print(f"{config.dataset} {config.split}: {line}", file=sys.stderr)
         print(f"recipe: {found.note}", file=sys.stderr)
-    arguments = (plain.framework, config.batch_size, config.seed, ranks, config.workers)
+    arguments = (task.framework, config.batch_size, config.seed, ranks, config.workers)
     source = DatasetSource(dataset, *arguments)
     if config.buffer:
         if not isinstance(dataset, ShardedDataset):
             raise ValueError(f"buffer is for shards, not for {config.dataset!r}; leave it 0")
         source = ShardSource(dataset, *arguments, config.buffer)
-    task = starting_from(plain, options.init_backbone, config, chosen.resume)
     if chosen.dry_run:
         few = min(config.validation, 2)
-        short = Validation(replace(config, validation=few), plain) if few and ranks.first else None
+        short = Validation(replace(config, validation=few), task) if few and ranks.first else None
         print(*rehearse(config, source, task, short, few, ranks), sep="\n")
         return 0
     with telling(config.out, chosen.board, ranks) as board:
-        validate = Validation(config, plain, board) if config.validation and ranks.first else None
+        validate = Validation(config, task, board) if config.validation and ranks.first else None
         train(config, source, task, chosen.resume, validate, chosen.until, ranks)
     if ranks.first:
         for line in source.report.lines[1:]:

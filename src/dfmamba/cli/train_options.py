@@ -37,17 +37,6 @@ def add_run_options(parser: ArgumentParser) -> None:
     )
 
 
-def add_init_backbone(parser: ArgumentParser) -> None:
-    """Declares --init_backbone."""
-    parser.add_argument(
-        "--init_backbone",
-        type=str | None,
-        default=None,
-        metavar="PATH",
-        help="start the backbone from a model's or pre-training run's folder, or a safetensors file",
-    )
-
-
 def run_options(values: dict[str, Any]) -> RunOptions:
     """Takes what `add_run_options` declared out of the parsed values; settings are left.
 
@@ -62,31 +51,20 @@ def run_options(values: dict[str, Any]) -> RunOptions:
     return chosen
 
 
-def print_config(config: Any, without: Sequence[str] = (), **further: Any) -> int:
+def print_config(config: Any, without: Sequence[str] = ()) -> int:
     """Prints a run's settings as YAML that --config reads; returns the exit code.
 
     Args:
         config: the run.
         without: settings that have no option.
-        **further: options that are no settings of the run.
     """
     import yaml
 
     if int(os.environ.get("RANK", "0")) > 0:  # another process of torchrun prints them
         return 0
     settings = {name: value for name, value in config.to_dict().items() if name not in without}
-    print(yaml.safe_dump({**settings, **further}, sort_keys=False), end="")
+    print(yaml.safe_dump(settings, sort_keys=False), end="")
     return 0
-
-
-def starting_from(task: Any, init_backbone: str | None, config: Any, resume: bool) -> Any:
-    """The task with its backbone started from elsewhere, unless its run goes on."""
-    from dfmamba.train.checkpoint import find_states
-    from dfmamba.train.transfer import WithBackbone
-
-    if init_backbone is None or (resume and find_states(Path(config.out))):
-        return task
-    return WithBackbone(task, init_backbone)
 
 
 @contextlib.contextmanager

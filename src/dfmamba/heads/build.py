@@ -11,9 +11,10 @@ from .config import HeadConfig
 from .head import AnchorToJoint
 
 if TYPE_CHECKING:
+    from .detector import DetectorConfig
     from .detnet import DetNetConfig
 
-AnyHeadConfig: TypeAlias = "HeadConfig | DetNetConfig"
+AnyHeadConfig: TypeAlias = "HeadConfig | DetNetConfig | DetectorConfig"
 
 
 def head_config(values: Mapping[str, Any]) -> AnyHeadConfig:
@@ -30,7 +31,11 @@ def head_config(values: Mapping[str, Any]) -> AnyHeadConfig:
         from .detnet import DetNetConfig
 
         return DetNetConfig.from_dict(rest)
-    raise ValueError(f"unknown kind of head {kind!r}; known: anchor, detnet")
+    if kind == "detector":
+        from .detector import DetectorConfig
+
+        return DetectorConfig.from_dict(rest)
+    raise ValueError(f"unknown kind of head {kind!r}; known: anchor, detector, detnet")
 
 
 def build_head(
@@ -43,6 +48,10 @@ def build_head(
     """
     if isinstance(config, HeadConfig):
         return AnchorToJoint(feature_channels, feature_strides, config)
+    from .detector import DetectorConfig, DetectorHead
+
+    if isinstance(config, DetectorConfig):
+        return DetectorHead(feature_channels, feature_strides, config)
     from .detnet import DetNetHead
 
     return DetNetHead(feature_channels, feature_strides, config)

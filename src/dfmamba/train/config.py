@@ -80,6 +80,8 @@ class RunConfig:
         validation: samples in a validation (of each kind, where there are kinds).
         save_every: steps between checkpoints.
         init: folder or name of a model whose weights to start from.
+        init_backbone: start the backbone alone, from the folder of a model or a pre-training run, or from a
+            safetensors file (`dfmamba.train.transfer`).
         device: torch device.
         threads: torch threads; 0 leaves torch's own choice.
         precision: of the network's forward and backward pass: "bfloat16" and "float16" by autocast, the
@@ -116,6 +118,7 @@ class RunConfig:
     validation: int = 100
     save_every: int = 250
     init: str | None = None
+    init_backbone: str | None = None
     device: str = "cpu"
     threads: int = 0
     precision: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ from dfmamba.train.config import RunConfig
 from dfmamba.train.meter import Meter
 from dfmamba.train.optim import build_optimizer, learning_rate, set_learning_rate, update_average
 from dfmamba.train.parallel import Ranks, whole
+from dfmamba.train.transfer import load_backbone
 
 Batch = tuple[Tensor, dict[str, Tensor]]
 
@@ -82,10 +84,16 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
             signal.signal(number, old)
 
 
-def start_model(config: RunConfig, task: Task) -> HandPoseModel:
-    """The task's model, started from `config.init` if given.
+def start_model(config: RunConfig, task: Task, tell: bool = True) -> HandPoseModel:
+    """The task's model, started from `config.init` or `config.init_backbone` if given.
+
+    Args:
+        config: the run.
+        task: gives the model.
+        tell: say on standard error which weights the backbone took.
 
     Raises:
+        OSError: no such file.
         ValueError: unusable settings, or initial weights of another architecture.
     """
     torch.manual_seed(config.seed)
@@ -99,6 +107,10 @@ def start_model(config: RunConfig, task: Task) -> HandPoseModel:
                 f"init {config.init!r} is another architecture than {model.config.name!r}: {wrong[0]}"
             )
         model.load_state_dict(start)
+    if config.init_backbone:
+        taken = load_backbone(model.backbone, config.init_backbone)
+        if tell:
+            print(f"{config.init_backbone}: {taken.line}", file=sys.stderr)
     return model
 
 
@@ -109,19 +121,22 @@ class Network:
         config: the run.
         task: gives the model.
         ranks: this process among several.
+        begun: the run has a state to go on from, so its first weights needn't be there any more.
 
     Raises:
+        OSError: no weights where the run is to start from.
         ValueError: unusable settings.
     """
 
-    def __init__(self, config: RunConfig, task: Task, ranks: Ranks) -> None:
+    def __init__(self, config: RunConfig, task: Task, ranks: Ranks, begun: bool = False) -> None:
         self.config, self.task, self.ranks = config, task, ranks
+        start = replace(config, init=None, init_backbone=None) if begun else config
         self.device = check_device(config.device)
         self.divided = config.sharding == "fsdp" and ranks.world > 1
         self.order = torch.channels_last if config.channels_last else torch.contiguous_format
         # FSDP2 takes kernels in plain order only.
         order = torch.contiguous_format if self.divided else self.order
-        model = start_model(config, task).to(self.device).to(memory_format=order).train()
+        model = start_model(start, task, ranks.first).to(self.device).to(memory_format=order).train()
         if config.grad_checkpointing:
             backbone: Any = model.backbone
             if not hasattr(backbone, "set_grad_checkpointing"):
@@ -284,11 +299,12 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     if config.threads:
         torch.set_num_threads(config.threads)
-    network = Network(config, task, ranks)
+    begun = bool(find_states(out))
+    if begun and not resume:
+        raise ValueError(f"{out} holds a run already: resume it, or choose another folder")
+    network = Network(config, task, ranks, begun)
     step, best = 0, float("inf")
-    if find_states(out):
-        if not resume:
-            raise ValueError(f"{out} holds a run already: resume it, or choose another folder")
+    if begun:
         step, best = network.resume(out)
     if not ranks.agree(step):
         raise ValueError(f"{out}: processes see different states; put it where all nodes see the same files")

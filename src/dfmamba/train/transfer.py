@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,33 +99,3 @@ def _unwrapped(name: str) -> str:
     while prefix := next((prefix for prefix in WRAPPERS if name.startswith(prefix)), None):
         name = name.removeprefix(prefix)
     return name
-
-
-class WithBackbone:
-    """A task whose model starts with the backbone of another one.
-
-    Args:
-        task: what is trained.
-        source: as for `load_backbone`.
-        tell: say on standard error what was taken.
-    """
-
-    def __init__(self, task: Any, source: str | Path, tell: bool = True) -> None:
-        self.task, self.source, self.tell = task, source, tell
-
-    def build(self) -> Any:
-        """The task's model with random weights but for the backbone's.
-
-        Raises:
-            OSError: no such file.
-            ValueError: see `load_backbone`.
-        """
-        model = self.task.build()
-        done = load_backbone(model.backbone, self.source)
-        if self.tell:
-            print(f"{self.source}: {done.line}", file=sys.stderr)
-        return model
-
-    def loss(self, output: Any, target: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The task's own."""
-        return self.task.loss(output, target)

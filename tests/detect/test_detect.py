@@ -1,0 +1,132 @@
+"""From the detector's map to boxes in the picture; suppression, files of boxes, detectors by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dfmamba.detect import Detection, merge_overlapping, suppress
+from dfmamba.detect.build import make_detector
+from dfmamba.detect.decode import decode
+from dfmamba.detect.given import GivenBoxes
+from dfmamba.detect.network import NetworkDetector
+from dfmamba.hands.affine import crop_affine, picture_square
+from dfmamba.models import MODELS, HandPoseModel
+
+
+def box(*corners: float) -> np.ndarray:
+    return np.array(corners, dtype=np.float64)
+
+
+def test_the_likelier_of_overlapping_detections_stays() -> None:
+    sure, double, other = (
+        Detection(box(0, 0, 10, 10), 0.9),
+        Detection(box(1, 0, 11, 10), 0.6),
+        Detection(box(20, 0, 30, 9)),
+    )
+    assert [one.score for one in suppress([double, sure, other])] == [1.0, 0.9]
+    assert len(suppress([double, sure, other], most_iou=0.95)) == 3
+
+
+def test_boxes_that_overlap_in_a_chain_become_one() -> None:
+    merged = merge_overlapping(
+        [box(0, 0, 10, 10), box(12, 0, 22, 10), box(4, 0, 16, 10), box(50, 0, 60, 10)], 0.15
+    )
+    assert sorted(each.tolist() for each in merged) == [[0, 0, 22, 10], [50, 0, 60, 10]]
+    assert merge_overlapping([], 0.2) == []
+
+
+def test_a_peak_becomes_a_box_of_the_picture() -> None:
+    maps = torch.full((1, 5, 8, 8), -10.0)
+    maps[0, 1:3] = 0.0
+    maps[0, 3:5] = np.log(2.0)
+    maps[0, 0, 3, 5] = 2.0
+    maps[0, 0, 3, 4] = 1.0  # a neighbour of the peak is none
+    affine = crop_affine(picture_square((640, 480)), 64)
+    (found,) = decode(maps, 8, [affine])
+    assert len(found) == 1
+    assert found[0].score == pytest.approx(torch.sigmoid(torch.tensor(2.0)).item())
+    # Cell (5, 3) has its centre at (43.5, 27.5) of 64 pixels, each ten of the picture; the middle is 31.5.
+    centre = np.array([(43.5 - 31.5) * 10 + 319.5, (27.5 - 31.5) * 10 + 239.5])
+    assert found[0].box_xyxy == pytest.approx(np.concatenate([centre - 80, centre + 80]))
+
+
+def test_an_untrained_detector_runs_on_any_picture() -> None:
+    torch.manual_seed(0)
+    detector = NetworkDetector(HandPoseModel(MODELS["test_detector"]))
+    pictures = [np.zeros((40, 90, 3), np.uint8), np.full((200, 30, 3), 255, np.uint8)]
+    assert [len(found) for found in detector.detect(pictures)] == [0, 0]  # it scores 0.01 everywhere
+    with torch.no_grad():
+        detector.model.head.out.bias[0] = float("nan")  # type: ignore[union-attr, index]
+    with pytest.raises(ValueError, match="not finite"):
+        detector.detect(pictures)
+
+
+def test_a_pose_model_is_no_detector() -> None:
+    with pytest.raises(ValueError, match="no detector"):
+        NetworkDetector(HandPoseModel(MODELS["test"]))
+
+
+def test_boxes_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.json"
+    path.write_text(
+        json.dumps({"a.jpg": [[1, 2, 30, 40], {"box_xyxy": [5, 6, 7, 8], "score": 0.5, "side": "left"}]})
+    )
+    boxes = make_detector(str(path))
+    assert isinstance(boxes, GivenBoxes)
+    first, second = boxes.of(tmp_path / "a.jpg")
+    assert (first.box_xyxy.tolist(), first.score, first.side) == ([1, 2, 30, 40], 1.0, None)
+    assert (second.score, second.side) == (0.5, "left")
+    assert boxes.of("b.jpg") == []
+    with pytest.raises(ValueError, match="file names"):
+        boxes.of(np.zeros((2, 2, 3)))
+
+
+GOOD = b'{"a.jpg": [[1, 2, 30, 40], {"box_xyxy": [5, 6, 7, 8], "score": 0.5, "side": "left"}]}'
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, len(GOOD) - 1), st.binary(max_size=3), st.integers(0, 6))
+def test_a_damaged_file_of_boxes_is_read_or_refused_by_name(
+    tmp_path_factory: pytest.TempPathFactory, at: int, put: bytes, cut: int
+) -> None:
+    path = tmp_path_factory.mktemp("boxes") / "boxes.json"
+    path.write_bytes(GOOD[:at] + put + GOOD[at + cut :])
+    try:
+        boxes = GivenBoxes(path)
+    except ValueError as error:
+        assert "boxes.json" in str(error)
+    else:
+        assert all(isinstance(one, Detection) for each in boxes.boxes.values() for one in each)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        '{"a": 3}',
+        '{"a": [[1, 2, 3]]}',
+        '{"a": [[4, 2, 3, 9]]}',
+        '{"a": [{"box": [1, 2, 3, 4]}]}',
+        "{",
+        '{"a": [{"box_xyxy": [1, 2, 3, 4], "score": 2}]}',
+        '{"a": [{"box_xyxy": [1, 2, 3, 4], "side": "up"}]}',
+    ],
+)
+def test_unusable_boxes_are_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "boxes.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"boxes\.json"):
+        GivenBoxes(path)
+
+
+def test_detectors_by_name() -> None:
+    assert make_detector("none") is None
+    with pytest.raises(FileNotFoundError, match="no-such"):
+        make_detector("no-such")
