@@ -112,6 +112,8 @@ class HandLayers(Layers):
 class PeopleLayers(Layers):
     """Pictures of whole people; the share of a hand that is seen stands for each of its joints.
 
+    That share doesn't count what a hand hides of itself, about half of its joints.
+
     Args:
         folder: of `dfmamba.data.synthetic.people_shards`.
     """
@@ -125,7 +127,7 @@ class PeopleLayers(Layers):
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         there = self.shards.side[index] > 0
-        joints, share = self.shards.joints_px[index][there], self.shards.visible[index][there]
+        joints, share = self.shards.joints_px[index][there], 0.5 * self.shards.visible[index][there]
         return self.shards.rgba(index), joints, np.repeat(share[:, None], joints.shape[1], axis=1)
 
 

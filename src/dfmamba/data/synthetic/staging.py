@@ -90,6 +90,8 @@ def make_actor(
     shape: HandShape | None = None,
     grasp: Grasp | None = None,
     person: int = 0,
+    pose: tuple[np.ndarray, str] | None = None,
+    sleeve: float = 0.35,
 ) -> Actor:
     """A right hand in its canonical frame.
 
@@ -99,11 +101,13 @@ def make_actor(
         shape: a given person's hand (default: random).
         grasp: pose and object (default: a pose of the bank, nothing held).
         person: number of the person, for skin and cloth.
+        pose: angles (25,) in degrees and their name, where there is no grasp (default: of the bank).
+        sleeve: how often there is a sleeve.
     """
     model, bank = HandModel.load(), PoseBank.load()
     shape = draw_shape(rng, model) if shape is None else shape
     if grasp is None:
-        angles, name = bank.sample(rng)
+        angles, name = bank.sample(rng) if pose is None else pose
     else:
         angles, name = grasp.angles, f"grasp:{grasp.style}:{grasp.solid.kind}"
     posed = model.pose(shape, angles)
@@ -111,7 +115,7 @@ def make_actor(
     ends, radii = hand_capsules(shape, anatomic, posed.rotations, posed.shifts)
     hand = Part(posed.vertices, model.faces, shape.vertices, model.attributes, RIGHT, SKIN, person)
     parts = [hand]
-    if clutter.random() < 0.35:
+    if clutter.random() < sleeve:
         parts.append(_sleeve(clutter, model, shape, hand))
     if grasp is not None:
         vertices, faces = grasp.solid.mesh()
