@@ -228,7 +228,7 @@ class DetectorPool:
         rng: np.random.Generator,
         generator: torch.Generator,
     ) -> list[tuple[Tensor, Tensor]]:
-        """Lays one rendered picture over `x` (3, S, S); the joints (21, 2) and (21,) how well seen, of all hands."""
+        """Lays one rendered picture over `x` (3, S, S); joints and how well they are seen, of all hands."""
         picture, joints, visible = layers.read(int(rng.integers(len(layers))))
         side = layers.size
         zoom = float(np.exp(rng.uniform(*np.log(aim.zoom))))
