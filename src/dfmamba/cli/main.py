@@ -33,6 +33,10 @@ class Verb:
 
 VERBS: dict[str, Verb] = {
     "predict": Verb("dfmamba.cli.predict", "find the hands in pictures: JSON and a drawing of each"),
+    "app": Verb("dfmamba.cli.app", "a page for photos, films and the webcam, with an HTTP API"),
+    "export-predictions": Verb(
+        "dfmamba.cli.export_predictions", "write predictions in the format of other software"
+    ),
     "info": Verb("dfmamba.cli.info", "list the models and the versions of what they run on"),
     "train": Verb("dfmamba.cli.train", "train a model"),
     "pretrain": Verb("dfmamba.cli.pretrain", "pre-train a backbone on unlabelled pictures"),

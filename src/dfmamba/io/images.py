@@ -160,10 +160,9 @@ def _decode(file: BinaryIO, path: Path) -> np.ndarray:
                 f"{path}: picture too large: {width} x {height}, the limit is {MAX_MEGAPIXELS} megapixels"
             )
         # An MPO is a JPEG with previews or a second eye behind it: its first frame is the photo.
-        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        if frames > 1:
-            kind = "picture with {} pages" if image.format == "TIFF" else "animated picture with {} frames"
-            raise _PictureError(f"{path}: {kind.format(frames)}: save the one you want as a still picture")
+        if image.format != "MPO" and getattr(image, "is_animated", False):
+            kind = "picture with several pages" if image.format == "TIFF" else "animated picture"
+            raise _PictureError(f"{path}: {kind}: save the one you want as a still picture")
         image.load()
         return _to_rgb(_upright(image), str(path))
 

@@ -1,0 +1,191 @@
+"""What a request brings: a form with one file and options, read within limits."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from dfmamba.cli.predict import parse_box
+from dfmamba.hands.camera import Camera
+from dfmamba.io.images import FORMATS, MAX_MEGAPIXELS, load_image
+
+_FIELD_BYTES = 4096
+_MOST_FIELDS = 16
+_SWITCH = {"true": True, "1": True, "on": True, "false": False, "0": False, "": False}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a picture or film is to be predicted; as the arguments of `Predictor.predict`.
+
+    Attributes:
+        model: name of a model; None: the server's.
+        detector: name of a detector; None: the server's.
+        threshold: hands with a lower score are left out.
+        mirrored: the picture is a mirror image.
+        camera: its intrinsics.
+        box: where its hands are.
+        smooth: of films only: one-euro smoothing.
+    """
+
+    model: str | None = None
+    detector: str | None = None
+    threshold: float = 0.5
+    mirrored: bool = False
+    camera: Camera | None = None
+    box: tuple[float, float, float, float] | None = None
+    smooth: bool = False
+
+
+PICTURE_FIELDS = ("model", "detector", "threshold", "mirrored", "camera", "box")
+FILM_FIELDS = ("model", "detector", "threshold", "mirrored", "camera", "smooth")
+
+
+def parse_options(fields: Mapping[str, str], known: tuple[str, ...]) -> Options:
+    """Options from the texts of a form; an empty text stands for the default.
+
+    Raises:
+        ValueError: a field is unknown or its value not usable.
+    """
+    values: dict[str, Any] = {}
+    for name, text in fields.items():
+        if name not in known:
+            raise ValueError(f"unknown field {name!r}; expected {', '.join(known)} and one file")
+        if not text.strip():
+            continue
+        if name == "threshold":
+            values[name] = _number(name, text)
+        elif name in ("mirrored", "smooth"):
+            if text.lower() not in _SWITCH:
+                raise ValueError(f"{name}: expected true or false, got {text!r}")
+            values[name] = _SWITCH[text.lower()]
+        elif name == "camera":
+            values[name] = Camera.parse(text)
+        elif name == "box":
+            try:
+                values[name] = parse_box(text)
+            except ValueError as error:
+                raise ValueError(str(error).removeprefix("--")) from None
+        else:
+            values[name] = text
+    return Options(**values)
+
+
+@asynccontextmanager
+async def receive_form(
+    request: Request, file: str, known: tuple[str, ...], seconds: float
+) -> AsyncIterator[tuple[BinaryIO, Options]]:
+    """The file and the options of a multipart form; the file is gone afterwards.
+
+    Args:
+        request: its body has not been read.
+        file: name of the field with the file.
+        known: names of the other fields.
+        seconds: in which the body must have come.
+
+    Raises:
+        HTTPException: 415 for another type of content, 408 for a slow body, 400 for a form that is damaged or
+            lacks the file.
+        ValueError: an option is unknown or not usable.
+    """
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        raise HTTPException(415, f"expected multipart/form-data with a file in the field {file!r}")
+    faults: list[Exception] = []
+    try:
+        form = await MultiPartParser(
+            request.headers,
+            _chunks(request, seconds, faults),
+            max_files=1,
+            max_fields=_MOST_FIELDS,
+            max_part_size=_FIELD_BYTES,
+        ).parse()
+    except MultiPartException as error:
+        raise faults[0] if faults else HTTPException(400, error.message) from None
+    try:
+        upload = form.get(file)
+        if not isinstance(upload, UploadFile):
+            raise HTTPException(400, f"the field {file!r} with the file is missing")
+        fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
+        yield upload.file, parse_options(fields, known)
+    finally:
+        await form.close()
+
+
+async def _chunks(request: Request, seconds: float, faults: list[Exception]) -> AsyncGenerator[bytes, None]:
+    """The body. The parser closes its files after its own exception only; the real one goes to `faults`."""
+    body = request.stream()
+    end = asyncio.get_running_loop().time() + seconds
+    try:
+        while True:
+            async with asyncio.timeout_at(end):
+                chunk = await anext(body, None)
+            if chunk is None:
+                return
+            yield chunk
+    except TimeoutError:
+        faults.append(HTTPException(408, f"the upload took longer than {seconds:g} s"))
+    except (HTTPException, ClientDisconnect) as error:
+        faults.append(error)
+    raise MultiPartException("")
+
+
+def read_picture(file: BinaryIO) -> np.ndarray:
+    """The picture in an upload, (H, W, 3) uint8; see `load_image` for what is refused.
+
+    Raises:
+        HTTPException: 413 if it has too many pixels, 415 if it is no still picture of a known format, 400 if
+            it is empty or damaged.
+    """
+    with tempfile.TemporaryDirectory(prefix="dfmamba-") as folder:
+        path = Path(folder) / "picture"
+        save_upload(file, path)
+        try:
+            return load_image(path)
+        except ValueError as error:
+            reason = str(error).replace(str(path), "picture")
+            raise HTTPException(_status(path), reason) from None
+
+
+def save_upload(file: BinaryIO, path: Path) -> None:
+    """Copies an upload to a file."""
+    file.seek(0)
+    with path.open("wb") as target:
+        shutil.copyfileobj(file, target)
+
+
+def _status(path: Path) -> int:
+    """The kind of fault of a picture that `load_image` refused, from its header."""
+    if path.stat().st_size == 0:
+        return 400
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.size[0] * image.size[1] > MAX_MEGAPIXELS * 1_000_000:
+                return 413
+            return 415 if getattr(image, "is_animated", False) else 400
+    except UnidentifiedImageError:
+        return 415
+    except Image.DecompressionBombError:
+        return 413
+    except Exception:  # damaged bytes get almost any exception type
+        return 400
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{name}: expected a number, got {text!r}") from None
