@@ -20,6 +20,7 @@ from dfmamba.predict.looks import (
     sure_of_side,
     without_doubles,
 )
+from dfmamba.predict.result import SIDES
 
 BOX_FACTOR = CLOSE_FACTOR / (1 + 2 * HAND_MARGIN)
 """Side of the first crop over a given box, which is taken to be as loose as `Hand.box_xyxy`."""
@@ -78,7 +79,7 @@ def find_at_detections(
     """The hands at detections: one at each, or up to two where detections overlap.
 
     The detector answers for a hand being there, so its score is the hand's; the network says which side and
-    where the joints are.
+    where the joints are. A detection that says the side fixes it.
 
     Args:
         detections: of each picture, in its pixels.
@@ -90,7 +91,10 @@ def find_at_detections(
         sure = [detection for detection in found if detection.score >= threshold]
         for region in merge_overlapping([detection.box_xyxy for detection in sure], UNION_IOU):
             own = [one for one in sure if _covers(region, one.box_xyxy)]
-            places.append((index, region, own))
+            # A look shows one hand of each side.
+            twins = _all_sided(own) and len({one.side for one in own}) < len(own)
+            apart = [(np.asarray(one.box_xyxy, np.float64), [one]) for one in own]
+            places += [(index, *place) for place in (apart if twins else [(region, own)])]
     shown = [pictures[index] for index, _, _ in places]
     looks = looker.look_at_boxes(shown, [square_box(region, CLOSE_FACTOR) for _, region, _ in places])
     worth = [
@@ -98,7 +102,14 @@ def find_at_detections(
         for look, picture, (_, _, own) in zip(looks, shown, places, strict=True)
     ]
     if refine:
-        again = looker.look_upright(shown, worth, [sure_of_side(look) for look in looks])
+        sure_sides = [
+            _all_sided(own) or sure_of_side(look) for look, (_, _, own) in zip(looks, places, strict=True)
+        ]
+        aims = [
+            _aimed(hand, look, own, picture)
+            for hand, look, picture, (_, _, own) in zip(worth, looks, shown, places, strict=True)
+        ]
+        again = looker.look_upright(shown, aims, sure_sides)
         worth = [
             _of_detections(look, picture, own, threshold) if look else look
             for look, picture, (_, _, own) in zip(again, shown, places, strict=True)
@@ -120,16 +131,41 @@ def _seen(look: Look, picture: np.ndarray, threshold: float) -> Look:
 
 def _of_detections(look: Look, picture: np.ndarray, own: Sequence[Detection], threshold: float) -> Look:
     """The hands of a look that belong to its detections: at most as many as those, at least one."""
+    fixed = _all_sided(own)
+    sides = {SIDES.index(str(one.side)) for one in own} if fixed else {0, 1}
     theirs = sorted(
         (
             (side, found)
             for side, found in look.items()
-            if inside(found, picture) and max(_overlap(one, found) for one in own) > OWN_IOU
+            if side in sides and inside(found, picture) and max(_overlap(one, found) for one in own) > OWN_IOU
         ),
         key=lambda hand: -hand[1].score,
     )
-    kept = theirs[:1] + [hand for hand in theirs[1 : len(own)] if hand[1].score >= FIRST_LOOK * threshold]
+    kept = theirs[:1] + [
+        hand for hand in theirs[1 : len(own)] if fixed or hand[1].score >= FIRST_LOOK * threshold
+    ]
     return dict(sorted(without_doubles(kept)))
+
+
+def _aimed(hand: Look, look: Look, own: Sequence[Detection], picture: np.ndarray) -> Look:
+    """Where to look upright at a hand of a fixed side: where the network sees it, if as the other side."""
+    if len(own) != 1 or not _all_sided(own):
+        return hand
+    side = SIDES.index(str(own[0].side))
+    other = look[1 - side]
+    if hand and hand[side].score >= other.score:
+        return hand
+    if not inside(other, picture) or _overlap(own[0], other) <= OWN_IOU:
+        return hand
+    return {side: Found(other.joints_25d, other.joint_scores, look[side].score)}
+
+
+def _all_sided(own: Sequence[Detection]) -> bool:
+    """Whether every one of some detections says its side."""
+    for one in own:
+        if one.side is not None and one.side not in SIDES:
+            raise ValueError(f"side of a detection: expected 'right', 'left' or None, got {one.side!r}")
+    return all(one.side is not None for one in own)
 
 
 def _overlap(detection: Detection, found: Found) -> float:

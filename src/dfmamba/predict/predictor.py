@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
+from dfmamba.detect.build import make_detector
 from dfmamba.detect.detection import Detection, Detector
+from dfmamba.detect.given import GivenBoxes
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import NUM_JOINTS
 from dfmamba.io.images import as_picture, load_image
@@ -28,6 +30,9 @@ from dfmamba.predict.lift import (
 from dfmamba.predict.looks import Looker, Sided
 from dfmamba.predict.result import SIDES, Hand, Prediction
 
+if TYPE_CHECKING:
+    from dfmamba.video import Frame, TrackConfig
+
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 Box: TypeAlias = Sequence[float] | np.ndarray
 Intrinsics: TypeAlias = Camera | tuple[float, float, float, float]
@@ -40,9 +45,11 @@ class Predictor:
         model: a `HandPoseModel`, or the name or folder of one. It is moved to `device` and set to evaluation.
         device: a torch device such as "cpu" or "cuda", or "auto" for the GPU where there is one.
         batch_size: how many crops go through the network at once.
-        detector: finds the hands of a picture for which no box is given, any number of them. None: the
-            network itself looks at the whole picture, and finds at most one right and one left hand, if
-            they fill much of it.
+        detector: finds the hands of a picture for which no box is given, any number of them: a name for
+            `dfmamba.detect.build.make_detector`, such as "built-in", or what that gives. Boxes from a file
+            go by the path of the picture.
+            None: the network itself looks at the whole picture, and finds at most one right and one left
+            hand, if they fill much of it.
 
     Raises:
         ValueError: if the device is unknown or not usable here, or the model is not one that takes RGB
@@ -54,7 +61,7 @@ class Predictor:
         model: nn.Module | str = "nano",
         device: str | torch.device = "auto",
         batch_size: int = 16,
-        detector: Detector | None = None,
+        detector: Detector | GivenBoxes | str | None = None,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
@@ -66,7 +73,7 @@ class Predictor:
         self.name = str(getattr(config, "name", type(network).__name__))
         self.image_size = int(config.image_size)
         self.looker = Looker(self.model, self.image_size, batch_size, self.name)
-        self.detector = detector
+        self.detector = make_detector(detector, str(self.device)) if isinstance(detector, str) else detector
 
     def predict(
         self,
@@ -112,11 +119,15 @@ class Predictor:
 
         All pictures are in memory at once; `seconds` is the mean over them.
         """
+        detector = self.detector if box is None else None
+        if isinstance(detector, GivenBoxes):
+            given = [detector.of(image) for image in images]
+            return self.predict_at(images, given, camera, mirrored, threshold, refine)
         start = time.perf_counter()
         camera = _check(threshold, camera)
         pictures = [_read(image, mirrored) for image in images]
-        if box is None and self.detector is not None:
-            detections = self.detector.detect(pictures)
+        if detector is not None:
+            detections = detector.detect(pictures)
             found = find_at_detections(self.looker, pictures, detections, threshold, refine)
         else:
             boxes = [_region(box, picture, mirrored) for picture in pictures]
@@ -156,6 +167,31 @@ class Predictor:
         ]
         found = find_at_detections(self.looker, pictures, placed, threshold, refine)
         return self._predictions(images, pictures, found, camera, mirrored, start)
+
+    def stream(
+        self, pictures: Iterable[Picture | Frame], fps: float = 30.0, config: TrackConfig | None = None
+    ) -> Iterator[Prediction]:
+        """Follow hands through pictures in their order, as in a film (`dfmamba.video.track`).
+
+        Args:
+            pictures: as for `predict`, or a film's frames.
+            fps: pictures a second, for those that are no `Frame` and so have no time.
+            config: how hands are followed.
+
+        Yields:
+            A prediction for each picture; `Hand.track` numbers the hands.
+
+        Raises:
+            OSError, ValueError: as for `predict`.
+        """
+        from dfmamba.video import Frame, track_film
+
+        frames = (
+            one if isinstance(one, Frame) else Frame(index, index / fps, _read(one, False))
+            for index, one in enumerate(pictures)
+        )
+        for tracked in track_film(self, frames, config):
+            yield tracked.prediction
 
     def _predictions(
         self,
@@ -200,6 +236,10 @@ def choose_device(device: str | torch.device) -> torch.device:
 
 def _check_config(config: Any) -> None:
     head = getattr(config, "head", None)
+    if head is not None and not hasattr(head, "num_joints"):
+        raise ValueError(
+            f"model: {getattr(config, 'name', '?')!r} finds no joints (its head is a {type(head).__name__})"
+        )
     for owner, name, expected in (
         (config, "in_chans", 3),
         (head, "num_hands", len(SIDES)),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import JOINT_NAMES, NUM_JOINTS
@@ -157,6 +158,28 @@ class Prediction:
             OSError: if it cannot be written.
         """
         write_atomic(path, self.to_json().encode())
+
+    def plot(self, picture: str | os.PathLike[str] | Image.Image | np.ndarray | None = None) -> Image.Image:
+        """The picture with its hands drawn over it, and views of them in space beside it.
+
+        Args:
+            picture: what was predicted, as it was given; None reads it from where `image` says.
+
+        Returns:
+            An RGB picture.
+
+        Raises:
+            OSError: the picture can't be read.
+            ValueError: it is not usable, or of another size; or it is None and came from memory.
+        """
+        from dfmamba.draw.sheet import draw_prediction
+        from dfmamba.io.images import as_picture, load_image
+
+        picture = self.image if picture is None else picture
+        if picture is None:
+            raise ValueError("plot: the prediction knows no file of its picture; give the picture")
+        pixels = load_image(picture) if isinstance(picture, str | os.PathLike) else as_picture(picture)
+        return draw_prediction(pixels, self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Prediction:

@@ -1,0 +1,46 @@
+"""A table as CSV (RFC 4180): a row for each joint of each hand of each picture."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable
+
+from dfmamba.formats.reading import Record
+from dfmamba.formats.writing import Summary, open_atomic, rounded
+from dfmamba.hands.skeleton import JOINT_NAMES
+
+COLUMNS = (
+    *("picture", "image", "index", "time_s", "hand", "track", "side", "hand_score", "root"),
+    *("joint", "joint_name", "u_px", "v_px", "x_mm", "y_mm", "z_mm", "joint_score"),
+)
+"""`picture` counts from 0 as they come, `hand` within its picture, `joint` in our order; `index` and `time_s`
+are those of a film, `root` says whose origin x, y and z have."""
+
+_EMPTY = "pictures without a hand have no row"
+_LOST = "hands whose box is lost, as are size, camera and model"
+
+
+def write(records: Iterable[Record], path: str | os.PathLike[str], summary: Summary) -> None:
+    """Writes the table with a line of column names; what is not known is empty."""
+    with open_atomic(path) as file:
+        table = csv.writer(file)
+        table.writerow(COLUMNS)
+        for picture, record in enumerate(records):
+            prediction = record.prediction
+            summary.note(_EMPTY, int(not prediction.hands))
+            for number, hand in enumerate(prediction.hands):
+                of_picture = (picture, prediction.image, record.index, record.time_s)
+                of_hand = (number, hand.track, hand.side, round(hand.score, 4), hand.root)
+                joints = zip(
+                    JOINT_NAMES,
+                    rounded(hand.joints_2d_px, 4),
+                    rounded(hand.joints_3d_mm, 4),
+                    rounded(hand.joint_scores, 4),
+                    strict=True,
+                )
+                for joint, (name, pixel, place, score) in enumerate(joints):
+                    table.writerow((*of_picture, *of_hand, joint, name, *pixel, *place, score))
+                summary.hands += 1
+                summary.note(_LOST)
+    summary.files += 1
