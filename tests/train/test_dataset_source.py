@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -126,3 +128,20 @@ def test_too_many_unusable_samples_are_refused(tmp_path: Path, monkeypatch) -> N
     hopeless = DatasetSource(Numbered(tmp_path, "train", count=60), Plain(), 4, seed=3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="samples in a row can't be used; the last: number"):
         hopeless.batch(0)
+
+
+def test_a_program_ends_though_its_workers_outlive_a_signal() -> None:
+    program = """
+import sys, torch
+from torch.utils.data import Dataset
+from dfmamba.train.dataset_source import Ahead
+
+class Numbers(Dataset):
+    def __getitem__(self, i):
+        return torch.tensor(i)
+
+sys.kept = Ahead(Numbers(), 1)  # nothing lets go of it before the end
+print(int(sys.kept[3]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import signal
+import weakref
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -98,21 +99,24 @@ class Ahead:
 
     def __init__(self, items: Dataset[Any], workers: int) -> None:
         self.items, self.workers = items, workers
-        self._coming: Iterator[Any] | None = None
+        self._coming: list[Iterator[Any]] = []
         self._next = -1
+        # At the end of the program, before multiprocessing ends what is left by a signal that the processes
+        # outlive, and waits for them.
+        weakref.finalize(self, self._coming.clear)
 
     def __getitem__(self, number: int) -> Any:
         if not self.workers:
             return self.items[number]
-        if self._coming is None or number != self._next:
+        if not self._coming or number != self._next:
             numbers: Any = itertools.count(number)
             loader: DataLoader[Any] = DataLoader(
                 self.items, batch_size=None, sampler=numbers, num_workers=self.workers,
                 prefetch_factor=2, worker_init_fn=_outlive_a_signal, generator=torch.Generator(),
             )  # fmt: skip
-            self._coming = iter(loader)
+            self._coming[:] = [iter(loader)]
         self._next = number + 1
-        return next(self._coming)
+        return next(self._coming[0])
 
 
 def _outlive_a_signal(_: int) -> None:
