@@ -28,6 +28,7 @@ test: $(STAMP) lint  ## everything but the slow checks
 	$(BIN)/python -m pytest -m "not slow"
 
 check-all: $(STAMP) lint  ## also the slow checks
+	test -d node_modules/onnxruntime-web || npm install --no-save onnxruntime-web
 	$(BIN)/python -m pytest
 
 check-chaos: $(STAMP)  ## kill a training run 20 times, tear its files, fill its disk, compare the bits

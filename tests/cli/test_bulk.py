@@ -116,7 +116,7 @@ def assert_same(rows: list[dict], number: int, expected: dict[str, Prediction]) 
 
 
 def words(folder: Path, out: Path, weights: str, *more: str) -> list[str]:
-    fixed = ["--model", weights, "--threshold", "0.52", "--device", "cpu"]
+    fixed = ["--model", weights, "--threshold", "0.52", "--device", "cpu", "--detector", "none"]
     return ["predict", str(folder), "--out", str(out), *fixed, *more]
 
 
@@ -200,7 +200,9 @@ def test_a_source_that_is_missing_stops_all(expected, weights: str, tmp_path: Pa
 @pytest.mark.slow
 def test_a_killed_worker_costs_nothing(expected, weights: str, tmp_path: Path) -> None:
     items = find_items([links(expected, tmp_path / "in", 200)])
-    config = BulkConfig(str(tmp_path / "out"), weights, "jsonl", part_size=20, device="cpu", threshold=0.52)
+    config = BulkConfig(
+        str(tmp_path / "out"), weights, "jsonl", part_size=20, device="cpu", threshold=0.52, detector="none"
+    )
     killed: list[int] = []
 
     def kill(done: int) -> None:

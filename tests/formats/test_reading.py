@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dfmamba.bulk.parts import COLUMNS, MANIFEST, write_part
 from dfmamba.bulk.worker import _rows
-from dfmamba.cli.predict import save_list
+from dfmamba.cli.results import save_list
 from dfmamba.formats import Summary, read_records
 from dfmamba.predict import Prediction
 from dfmamba.video.film import FilmHeader

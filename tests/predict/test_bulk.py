@@ -170,7 +170,9 @@ def test_folders_of_unknown_origin(tmp_path: Path) -> None:
             open_folder(config, [], "test")
 
 
-@pytest.mark.parametrize("changes", [{"format": "csv"}, {"part_size": 0}, {"batch_size": 0}])
+@pytest.mark.parametrize(
+    "changes", [{"format": "csv"}, {"part_size": 0}, {"batch_size": 0}, {"detector": "boxes.json"}]
+)
 def test_unusable_settings(changes: dict) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(changes))}: expected"):
         BulkConfig("out", **changes)
@@ -189,7 +191,9 @@ def test_a_part_holds_what_the_predictor_says(
     form: str, weights: str, pictures: Path, tmp_path: Path
 ) -> None:
     camera = Camera(100.0, 100.0, 32.0, 24.0)
-    config = BulkConfig(str(tmp_path / "out"), weights, form, threshold=0.52, camera=camera, mirrored=True)
+    config = BulkConfig(
+        str(tmp_path / "out"), weights, form, threshold=0.52, camera=camera, mirrored=True, detector="none"
+    )
     counted: list[int] = []
     worker = PartWorker(config, "cpu", counted.append)
     part = Part(4, 100, tuple(find_items([pictures])))
@@ -263,7 +267,9 @@ def test_missing_extras_are_named(monkeypatch, pictures: Path, weights: str, tmp
     for extra, library, engine in (("bulk", "pyarrow.parquet", "local"), ("ray", "ray.data", "ray")):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, library, None)
-            config = BulkConfig(str(tmp_path), weights, "jsonl" if engine == "ray" else "parquet")
+            config = BulkConfig(
+                str(tmp_path), weights, "jsonl" if engine == "ray" else "parquet", detector="none"
+            )
             with pytest.raises(ImportError, match=rf"pip install 'dfmamba\[{extra}\]'"):
                 predict_bulk([str(pictures)], config, model, engine)
     assert not list(tmp_path.glob("*.json"))

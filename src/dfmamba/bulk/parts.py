@@ -53,6 +53,8 @@ class BulkConfig:
         device: "auto", "cpu", "cuda" or "cuda:N".
         threshold: see `dfmamba.predict.Predictor.predict`, as for what follows.
         refine: likewise.
+        detector: finds the hands where no box is given: a name for `dfmamba.detect.build.make_detector`, but
+            no file of boxes.
         box: x0, y0, x1, y1 in pixels of every picture.
         camera: intrinsics of every picture.
         mirrored: the pictures are mirror images.
@@ -69,6 +71,7 @@ class BulkConfig:
     device: str = "auto"
     threshold: float = 0.5
     refine: bool = True
+    detector: str = "built-in"
     box: tuple[float, float, float, float] | None = None
     camera: Camera | None = None
     mirrored: bool = False
@@ -76,6 +79,8 @@ class BulkConfig:
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise ValueError(f"format: expected {' or '.join(FORMATS)}, got {self.format!r}")
+        if self.detector.endswith(".json"):
+            raise ValueError(f"detector: expected one that looks at pictures, got a file, {self.detector}")
         for name in ("part_size", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")

@@ -22,6 +22,7 @@ from dfmamba.bulk.parts import (
     read_report,
     write_part,
 )
+from dfmamba.detect.build import make_detector
 from dfmamba.models import load
 from dfmamba.predict.predictor import Predictor
 from dfmamba.predict.result import Prediction
@@ -46,7 +47,8 @@ class PartWorker:
         self, config: BulkConfig, device: str, advance: Callable[[int], None] = lambda pictures: None
     ) -> None:
         torch.set_num_threads(1)
-        self.predictor = Predictor(_load(config.model), device)
+        detector = make_detector(config.detector, device) if config.box is None else None
+        self.predictor = Predictor(_load(config.model), device, detector=detector)
         self.config, self.advance = config, advance
         self.settings: dict[str, Any] = {
             "box": config.box,

@@ -1,20 +1,23 @@
-"""Write a model, or a backbone, into a file for other runtimes: ONNX or torch.export.
+"""Write a model, or a backbone, for other runtimes: an ONNX or torch.export file, or a page for the browser.
 
-The file is compared with PyTorch on pictures before it takes its name. docs/export.md says what is in it.
+The file is compared with PyTorch on pictures before it takes its name. docs/export.md says what is in it, and
+docs/browser.md what the page needs.
 """
 
 from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
+SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "browser": "_browser"}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `dfmamba export`."""
     parser.add_argument("model", type=str, help="a packaged model, a folder, a hub id, or a backbone's name")
     parser.add_argument("--format", type=str, default="onnx", choices=list(SUFFIXES))
-    parser.add_argument("--out", type=str, metavar="FILE", help="default: the model's name, here")
+    parser.add_argument(
+        "--out", type=str, metavar="FILE", help="or folder, for browser; default: the model's name, here"
+    )
     parser.add_argument("--opset", type=int, default=20, help="ONNX operator set, from 20")
     parser.add_argument("--batch", type=str, default="dynamic", help="crops per run: 'dynamic' or a number")
     parser.add_argument("--size", type=int, help="side of the picture in pixels, for backbones; default 256")
@@ -38,6 +41,17 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="PATH",
         help="pictures for the check and for --quantize; default: the examples of the repository",
     )
+    parser.add_argument(
+        "--runtime",
+        type=str,
+        metavar="DIR",
+        help="with --format browser: onnxruntime-web's dist, from npm install onnxruntime-web",
+    )
+    parser.add_argument(
+        "--detector",
+        type=str,
+        help="with --format browser: built-in, none or the folder of a detector (built-in, if it is there)",
+    )
     parser.add_argument("--no-check", action="store_true", help="write without comparing with PyTorch")
 
 
@@ -51,11 +65,15 @@ def run(options: Namespace) -> int:
     from pathlib import Path
 
     from dfmamba.backbones.registry import BACKBONES, PEERS
-    from dfmamba.cli.predict import require_writable
+    from dfmamba.cli.results import require_writable
     from dfmamba.export import ExportConfig, export, find_subject
 
+    page = options.format == "browser"
+    for option in ("runtime", "detector"):
+        if options[option] is not None and not page:
+            raise ValueError(f"--{option}: works with --format browser only")
     config = ExportConfig(
-        format=options.format,
+        format="onnx" if page else options.format,
         opset=options.opset,
         batch=parse_batch(options.batch),
         operators=options.operators,
@@ -64,10 +82,20 @@ def run(options: Namespace) -> int:
     )
     name = Path(options.model).name
     out = Path(options.out if options.out is not None else name + SUFFIXES[options.format])
+    if page:
+        from dfmamba.export.browser import check_runtime
+
+        check_runtime(options.runtime)
     require_writable("--out", out.parent)
     try:
         subject = find_subject(options.model, options.size, options.features)
-        report = export(subject, out, config, options.pictures)
+        if page:
+            from dfmamba.export.browser import export_page, find_detector
+
+            detector = find_detector(options.detector)
+            report = export_page(subject, out, options.runtime, config, options.pictures, detector)
+        else:
+            report = export(subject, out, config, options.pictures)
     except ImportError as error:
         raise ValueError(str(error)) from error
     checked = "not checked" if report.errors is None else f"checked: {report.errors}"

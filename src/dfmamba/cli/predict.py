@@ -1,17 +1,16 @@
-"""Find the hands in pictures.
+"""Find the hands in pictures, films and in front of a camera.
 
-Writes NAME.json (joints in pixels and millimetres) and NAME.png (a drawing) for each picture. With --engine,
+Writes NAME.json (joints in pixels and millimetres) and NAME.png (a drawing) for each picture; NAME.jsonl (a
+line a frame) and NAME.mp4 (the film with its joints) for each film or camera:N, until Ctrl-C. With --engine,
 for very many pictures: files of --part_size pictures each instead, made by several processes; a call that was
-interrupted goes on when it is repeated. Exit code: 0 if all went well, 1 if some pictures failed, 2 if the
-arguments are unusable or nothing could be done.
+interrupted goes on when it is repeated. Exit code: 0 if all went well, 1 if some pictures failed or a film
+ended early, 2 if the arguments are unusable or nothing could be done.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -19,13 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from dfmamba.cli import predict_bulk, predict_film
+from dfmamba.cli.results import count, output_names, require_writable, save_list, viewing
+
 if TYPE_CHECKING:
+    import numpy as np
+
+    from dfmamba.detect import Detector
+    from dfmamba.detect.given import GivenBoxes
     from dfmamba.predict import Prediction, Predictor
+    from dfmamba.view import Viewer
 
 _PROGRAM = "dfmamba predict"
-LIST_SCHEMA = "dfmamba.predictions/1"
-_BULK_OPTIONS = ("workers", "format", "part_size", "batch_size")
-_FAULTS_SHOWN = 10
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -35,7 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=str,
         metavar="PATH",
         nargs="+",
-        help="pictures, folders of pictures, or quoted patterns such as 'a/*.jpg'",
+        help="pictures, folders of pictures, quoted patterns such as 'a/*.jpg', films, or camera:0",
     )
     parser.add_argument(
         "--out", type=str, default="predictions", metavar="DIR", help="folder for the results"
@@ -58,6 +62,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
         "--model", type=str, default="nano", help="name or folder of a model (see dfmamba info)"
+    )
+    parser.add_argument(
+        "--detector",
+        type=str,
+        default="built-in",
+        metavar="NAME",
+        help="finds the hands of a picture: built-in, mediapipe where installed, a JSON file of boxes, a "
+        "detector's folder, or none: the model looks at the whole picture, for one large hand of each side",
     )
     parser.add_argument(
         "--threshold", type=float, default=0.5, help="leave out hands that score less, 0 to 1"
@@ -90,6 +102,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="with --engine: pictures that go through the network together (1); more is faster, and moves "
         "joints by a fraction of a pixel",
     )
+    parser.add_argument(
+        "--view",
+        type=str,
+        metavar="rerun|rerun:spawn",
+        help="also record pictures and joints on a time line for the Rerun viewer",
+    )
+    predict_film.add_film_arguments(parser)
 
 
 def run(options: Namespace) -> int:
@@ -104,26 +123,38 @@ def run(options: Namespace) -> int:
     box = None if options.box is None else parse_box(options.box)
     if not 0.0 <= options.threshold <= 1.0:
         raise ValueError(f"--threshold: expected a value from 0 to 1, got {options.threshold}")
-    bulk = {name: options[name] for name in _BULK_OPTIONS if options[name] is not None}
+    bulk = {name: options[name] for name in predict_bulk.OPTIONS if options[name] is not None}
+    for_films = [name for name in predict_film.OPTIONS if options[name] not in (None, False)]
     if options.engine is not None:
-        return _run_bulk(options, box, bulk)
+        if options.view is not None:
+            for_films.append("view")
+        if for_films:
+            raise ValueError(f"--{for_films[0]}: works without --engine only, which is for single pictures")
+        return predict_bulk.run_bulk(options, box, bulk)
     if bulk:
         raise ValueError(f"--{next(iter(bulk))}: works with --engine local or --engine ray only")
+    films, paths = predict_film.split(options.paths, options.film)
     found: dict[Path, None] = {}
     failures: list[tuple[str, str]] = []
-    for name in options.paths:
+    for name in paths:
         try:
             found.update(dict.fromkeys(find_images([name])))
         except (ValueError, OSError) as error:
             failures.append((name, str(error)))
             fail(_PROGRAM, error)
     pictures = list(found)
-    if not pictures:
+    if not pictures and not films:
         return 2
+    if for_films and not films:
+        raise ValueError(f"--{for_films[0]}: works with films, cameras, and folders with --film")
+    if options.film and pictures:
+        raise ValueError(f"--film: expected folders of frames and films, got {pictures[0]}")
     out = Path(options.out)
     require_writable("--out", out)
     listing = None if options.json is None else Path(options.json)
     if listing is not None:
+        if not pictures:
+            raise ValueError("--json: works with pictures; a film has a JSON Lines file of its own")
         require_writable("--json", listing.parent)
         if listing.is_dir() or any(os.path.realpath(listing) == os.path.realpath(path) for path in pictures):
             raise ValueError(f"--json {listing}: is a folder or one of the pictures, name another file")
@@ -133,7 +164,11 @@ def run(options: Namespace) -> int:
 
     camera = None if options.camera is None else Camera.parse(options.camera)
     model = load_model(options.model)
-    predictor = Predictor(model.fuse() if hasattr(model, "fuse") else model, options.device)
+    predictor = Predictor(
+        model.fuse() if hasattr(model, "fuse") else model,
+        options.device,
+        detector=load_detector(options.detector, options.device) if box is None else None,
+    )
     settings = {
         "box": box,
         "camera": camera,
@@ -141,11 +176,42 @@ def run(options: Namespace) -> int:
         "threshold": options.threshold,
         "refine": not options.single_pass,
     }
+    codes = []
+    if pictures:
+        with viewing(options.view, out / "predictions.rrd") as viewer:
+            codes.append(_run_pictures(predictor, pictures, out, listing, settings, failures, viewer))
+    elif failures:
+        codes.append(2)
+    if films:
+        sources = [Path(os.path.abspath(name.replace("camera:", "camera-"))) for name in films]
+        names = output_names(sources, out, predict_film.SUFFIXES)
+        targets = [out / name for name in names]
+        codes.append(predict_film.run_films(predictor, films, targets, options, settings))
+    if len(set(codes)) == 1 or 130 in codes:
+        return max(codes)
+    return 1
+
+
+def _run_pictures(
+    predictor: Predictor,
+    pictures: Sequence[Path],
+    out: Path,
+    listing: Path | None,
+    settings: dict[str, Any],
+    failures: list[tuple[str, str]],
+    viewer: Viewer | None,
+) -> int:
+    """`run` for single pictures; `failures` are sources that weren't found, and grow."""
+    from dfmamba.cli.main import fail
+
     start = time.perf_counter()
     predictions: list[Prediction] = []
     for path, name in zip(pictures, output_names(pictures, out), strict=True):
         try:
-            predictions.append(predict_file(predictor, path, out / name, settings))
+            picture, prediction = predict_file(predictor, path, out / name, settings)
+            if viewer is not None:
+                viewer.log(len(predictions), None, picture, prediction)
+            predictions.append(prediction)
         except BrokenPipeError:  # nobody reads our lines any more
             raise
         except (ValueError, OSError, RuntimeError) as error:
@@ -156,74 +222,42 @@ def run(options: Namespace) -> int:
         save_list(listing, predictions, failures)
     hands = sum(len(prediction.hands) for prediction in predictions)
     seconds = time.perf_counter() - start
-    summary = f"{_count(len(predictions), 'picture')}, {_count(hands, 'hand')}, {len(failures)} failed"
+    summary = f"{count(len(predictions), 'picture')}, {count(hands, 'hand')}, {len(failures)} failed"
     print(f"{summary}, {seconds:.1f} s; results in {out}", flush=True)
     if not failures:
         return 0
     return 1 if predictions else 2
 
 
-def _run_bulk(options: Namespace, box: tuple[float, float, float, float] | None, bulk: dict[str, Any]) -> int:
-    """`run` with `--engine`; `bulk` are those of its options that were given."""
-    from dfmamba.bulk.parts import BulkConfig
-    from dfmamba.bulk.run import predict_bulk
-    from dfmamba.cli.main import fail
-    from dfmamba.hands.camera import Camera
-
-    if options.json is not None:
-        raise ValueError("--json: doesn't work with --engine, whose parts hold all results")
-    workers = bulk.pop("workers", None)
-    config = BulkConfig(
-        out=os.path.abspath(options.out),
-        model=os.path.abspath(options.model) if os.path.exists(options.model) else options.model,
-        device=options.device,
-        threshold=options.threshold,
-        refine=not options.single_pass,
-        box=box,
-        camera=None if options.camera is None else Camera.parse(options.camera),
-        mirrored=options.mirrored,
-        **bulk,
-    )
-    require_writable("--out", Path(config.out))
-    start = time.perf_counter()
-    try:
-        done = predict_bulk(options.paths, config, load_model(options.model), options.engine, workers)
-    except ImportError as error:
-        raise ValueError(str(error)) from error
-    for fault in done.faults[:_FAULTS_SHOWN]:
-        fail(_PROGRAM, fault)
-    earlier = f" ({done.earlier} were there)" if done.earlier else ""
-    summary = (
-        f"{_count(done.pictures, 'picture')}{earlier}, {_count(done.hands, 'hand')}, {done.failed} failed"
-    )
-    print(f"{summary}, {time.perf_counter() - start:.1f} s; results in {options.out}", flush=True)
-    if not done.failed:
-        return 0
-    return 1 if done.failed < done.pictures else 2
-
-
-def predict_file(predictor: Predictor, path: Path, target: Path, settings: dict) -> Prediction:
+def predict_file(
+    predictor: Predictor, path: Path, target: Path, settings: dict[str, Any]
+) -> tuple[np.ndarray, Prediction]:
     """Predict one picture and write `target`.json and `target`.png; prints one line.
+
+    Boxes of a file are looked up by the picture's path.
 
     Raises:
         ValueError, OSError: if the picture is not usable or a file cannot be written.
     """
     import dataclasses
 
+    from dfmamba.detect.given import GivenBoxes
     from dfmamba.draw import draw_prediction
     from dfmamba.io import load_image, write_atomic
 
     picture = load_image(path)
-    prediction = dataclasses.replace(predictor.predict(picture, **settings), image=str(path))
+    named = isinstance(predictor.detector, GivenBoxes)
+    prediction = predictor.predict(path if named else picture, **settings)
+    prediction = dataclasses.replace(prediction, image=str(path))
     buffer = BytesIO()
     draw_prediction(picture, prediction).save(buffer, "PNG")
     json_path, png_path = (target.with_name(target.name + suffix) for suffix in (".json", ".png"))
     prediction.save_json(json_path)
     write_atomic(png_path, buffer.getvalue())
     found = ", ".join(f"{hand.side} {hand.score:.2f}" for hand in prediction.hands)
-    hands = _count(len(prediction.hands), "hand") + (f" ({found})" if found else "")
+    hands = count(len(prediction.hands), "hand") + (f" ({found})" if found else "")
     print(f"{path}: {hands} -> {json_path}, {png_path.name}", flush=True)
-    return prediction
+    return picture, prediction
 
 
 def load_model(name: str):
@@ -241,6 +275,21 @@ def load_model(name: str):
         raise ValueError(f"--model {reason}") from error
 
 
+def load_detector(name: str, device: str) -> Detector | GivenBoxes | None:
+    """A detector by name; None for "none".
+
+    Raises:
+        ValueError: if it is unknown, damaged or needs a library that is missing; the message names it.
+    """
+    from dfmamba.detect.build import make_detector
+
+    try:
+        return make_detector(name, device)
+    except (ImportError, OSError, ValueError) as error:
+        reason = str(error) if name in str(error) else f"{name}: {error}"
+        raise ValueError(f"--detector {reason}") from error
+
+
 def parse_box(text: str) -> tuple[float, float, float, float]:
     """Read "x0,y0,x1,y1".
 
@@ -256,68 +305,3 @@ def parse_box(text: str) -> tuple[float, float, float, float]:
     if not all(map(isfinite, (x0, y0, x1, y1))) or x1 <= x0 or y1 <= y0:
         raise ValueError(f"--box: expected finite numbers with x0 < x1 and y0 < y1, got {text!r}")
     return x0, y0, x1, y1
-
-
-def output_names(pictures: Sequence[Path], out: Path) -> list[str]:
-    """One name for each picture's results, without suffix: its stem where that is unique.
-
-    Otherwise the whole file name, and a number where even that is taken. No result ever takes the place of a
-    picture or of another result, also where the file system ignores case.
-    """
-    stems = Counter(path.stem.casefold() for path in pictures)
-    folder = os.path.realpath(out)
-    taken = {
-        path.name.casefold()
-        for path in pictures
-        if os.path.realpath(path.parent) == folder or os.path.dirname(os.path.realpath(path)) == folder
-    }
-    names = []
-    for path in pictures:
-        candidates = [path.stem] if stems[path.stem.casefold()] == 1 else []
-        candidates += [path.name, *(f"{path.name}-{number}" for number in range(2, len(pictures) + 3))]
-        for name in candidates:
-            files = {f"{name}{suffix}".casefold() for suffix in (".json", ".png")}
-            if not files & taken:
-                break
-        taken |= files
-        names.append(name)
-    return names
-
-
-def require_writable(option: str, folder: Path) -> None:
-    """Make the folder of an option and see whether files can be written there.
-
-    Raises:
-        OSError: if not; the message names it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"{option} {folder}: cannot write there ({error.strerror or error})") from None
-
-
-def save_list(path: Path, predictions: Sequence[Prediction], failures: Sequence[tuple[str, str]]) -> None:
-    """Write all predictions and failures into one JSON file.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    from dfmamba.cli.main import one_line
-    from dfmamba.io import write_atomic
-    from dfmamba.predict.result import format_json
-
-    content = {
-        "schema": LIST_SCHEMA,
-        "predictions": [prediction.to_dict() for prediction in predictions],
-        "failed": [{"image": image, "reason": one_line(reason)} for image, reason in failures],
-    }
-    try:
-        write_atomic(path, format_json(content).encode())
-    except OSError as error:
-        raise OSError(f"--json {path}: cannot write there ({error.strerror or error})") from None
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

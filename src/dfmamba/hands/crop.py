@@ -80,6 +80,7 @@ def warp_image(
     corners = np.clip(corners, -4.0, max(image.shape) + 4.0)
     step = 1 if nearest else max(1, math.floor(back.scale + 1e-6))
     low = np.maximum(np.floor(corners.min(axis=0) + 0.5).astype(int) - step - 1, 0)
+    low -= low % step  # the same blocks for crops that differ by a fraction of a pixel
     high = np.minimum(
         np.ceil(corners.max(axis=0) + 0.5).astype(int) + step + 1, (image.shape[1], image.shape[0])
     )

@@ -1,0 +1,198 @@
+// Looks of the network at a picture, as in dfmamba/predict/looks.py.
+//
+// A look is [right, left]; each is a hand {joints: 21 of [u, v, d] in pixels of the picture, jointScores,
+// score} or null. Hands of a picture are pairs [side, hand], side 0 right and 1 left.
+
+import {
+  boxIou, boxOfPoints, compose, cropAffine, extent, isMirrored, squareBox, unionOf, uprightAffines,
+} from './affine.js';
+import { handBox, jointsToPicture } from './lift.js';
+import { mirrorCrop, warp } from './warp.js';
+
+const JOINTS = 21;
+const sigmoid = (logit) => 1 / (1 + Math.exp(-logit));
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+function logit(score) {
+  const inside = Math.min(Math.max(score, 1e-6), 1 - 1e-6);
+  return Math.log(inside / (1 - inside));
+}
+
+/** The sides that a look shows. */
+export const sidesOf = (look) => [0, 1].filter((side) => look[side]);
+
+export const only = (hands) => {
+  const look = [null, null];
+  for (const [side, hand] of hands) look[side] = hand;
+  return look;
+};
+
+export class Looker {
+  /**
+   * @param run crops (Float32Array of n * 3 * size * size in 0..1, n) to {joints_25d, joint_logits,
+   *   present_logits}, flat arrays; asynchronous.
+   * @param constants see dfmamba/export/browser.py.
+   */
+  constructor(run, constants) {
+    this.run = run;
+    this.constants = constants;
+    this.size = constants.image_size;
+  }
+
+  look(picture, maps) {
+    return this.lookAtCrops(maps.map((map) => warp(picture, map, this.size)), maps);
+  }
+
+  /** One look at each crop (size * size * 3 bytes), cut by its map from the pixels of the picture. */
+  async lookAtCrops(crops, maps) {
+    const looks = [];
+    const most = this.constants.batch_size;
+    for (let start = 0; start < crops.length; start += most) {
+      const part = crops.slice(start, start + most);
+      const output = await this.run(planes(part, this.size), part.length);
+      part.forEach((_, i) => looks.push(readLook(output, i, maps[start + i])));
+    }
+    return looks;
+  }
+
+  lookAtBoxes(picture, squares) {
+    return this.look(picture, squares.map((square) => cropAffine(square, this.size)));
+  }
+
+  /** Look again, straight, around each hand above the threshold; at both together where they overlap. */
+  async lookCloser(picture, look, threshold) {
+    const { UNION_IOU, CLOSE_FACTOR } = this.constants;
+    const sides = sidesOf(look).filter((side) =>
+      look[side].score >= threshold && this.inside(look[side], picture));
+    const boxes = sides.map((side) => boxOfPoints(look[side].joints));
+    const together = sides.length === 2 && boxIou(...boxes) > UNION_IOU;
+    const groups = together ? [sides] : sides.map((side) => [side]);
+    const squares = groups.map((group) =>
+      squareBox(unionOf(group.map((side) => boxes[sides.indexOf(side)])), CLOSE_FACTOR));
+    const closer = await this.lookAtBoxes(picture, squares);
+    const best = [...look];
+    groups.forEach((group, i) => {
+      for (const side of group) best[side] = this.newer(best[side], closer[i][side]);
+    });
+    return best;
+  }
+
+  /** Look upright at every hand of each look; one that is alone may change its side unless that is sure. */
+  async lookUpright(picture, looks, sure) {
+    const factors = this.constants.UPRIGHT_FACTORS;
+    const asked = looks.flatMap((look, index) => {
+      const sides = sidesOf(look);
+      return (sides.length === 1 && !sure[index] ? [0, 1] : sides).map((side) => ({ index, side }));
+    });
+    const flip = [-1, 0, this.size - 1, 0, 1, 0];
+    for (const each of asked) {
+      const look = looks[each.index];
+      const twin = sidesOf(look).length === 1 && each.side === 1
+        && asked.find(({ index, side }) => index === each.index && side === 0);
+      if (twin) { // the same hand, mirrored
+        each.crops = twin.crops.map((crop) => mirrorCrop(crop, this.size));
+        each.maps = twin.maps.map((map) => compose(flip, map));
+      } else {
+        const { joints } = look[each.side] ?? look[1 - each.side];
+        each.maps = uprightAffines(joints, each.side === 1, this.size, factors);
+        each.crops = each.maps.map((map) => warp(picture, map, this.size));
+      }
+    }
+    const answers = await this.lookAtCrops(asked.flatMap(({ crops }) => crops), asked.flatMap(({ maps }) => maps));
+    const views = looks.map(() => [null, null]);
+    asked.forEach(({ index, side }, i) => {
+      views[index][side] = averaged(answers.slice(i * factors.length, (i + 1) * factors.length));
+    });
+    return looks.map((look, index) => {
+      const view = views[index];
+      const sides = sidesOf(look);
+      if (sides.length === 1 && sidesOf(view).length === 2) {
+        const before = look[sides[0]];
+        const [side, found] = betterSide(view[0], view[1]);
+        return this.newer(before, found) === before ? [...look] : only([[side, found]]);
+      }
+      return only(sides.map((side) => [side, this.newer(look[side], view[side][side])]));
+    });
+  }
+
+  /** Whether a look at one hand leaves no doubt of its side. */
+  sureOfSide(look) {
+    return Math.abs(logit(look[0].score) - logit(look[1].score)) > this.constants.SURE_SIDE;
+  }
+
+  /** The later of two looks at a hand, unless it is much less sure of it. */
+  newer(before, after) {
+    return after.score >= this.constants.COMPARABLE * before.score ? after : before;
+  }
+
+  /** Whether a hand has an extent and some of it is in the picture. */
+  inside(hand, { width, height }) {
+    const [x0, y0, x1, y1] = handBox(hand.joints, width, height, this.constants.HAND_MARGIN);
+    return x1 > x0 && y1 > y0;
+  }
+
+  /** Drops the less likely of two hands that are one; by falling score. */
+  withoutDoubles(hands) {
+    const kept = [];
+    for (const [side, hand] of [...hands].sort((p, q) => q[1].score - p[1].score)) {
+      if (!kept.some(([, other]) => this.sameHand(hand, other))) kept.push([side, hand]);
+    }
+    return kept;
+  }
+
+  sameHand(one, other) {
+    const apart = mean(one.joints.map(([u, v], i) => Math.hypot(u - other.joints[i][0], v - other.joints[i][1])));
+    const sizes = [one, other].map(({ joints }) => {
+      const [x0, y0, x1, y1] = extent(joints);
+      return Math.max(x1 - x0, y1 - y0);
+    });
+    return apart <= this.constants.SAME_HAND * Math.max(...sizes);
+  }
+}
+
+/** Crops as the network takes them: a plane for each colour, 0..1. */
+export function planes(crops, size) {
+  const area = size * size;
+  const values = new Float32Array(crops.length * 3 * area);
+  crops.forEach((crop, i) => {
+    for (let k = 0; k < 3; k++) {
+      const to = (i * 3 + k) * area;
+      for (let at = 0; at < area; at++) values[to + at] = crop[at * 3 + k] / 255;
+    }
+  });
+  return values;
+}
+
+function readLook({ joints_25d: joints, joint_logits: jointLogits, present_logits: present }, i, map) {
+  const look = [null, null];
+  for (let slot = 0; slot < 2; slot++) {
+    const first = (i * 2 + slot) * JOINTS;
+    const seen = Array.from({ length: JOINTS }, (_, k) =>
+      Array.from(joints.subarray((first + k) * 3, (first + k + 1) * 3)));
+    look[isMirrored(map) ? 1 - slot : slot] = {
+      joints: jointsToPicture(seen, map),
+      jointScores: Array.from(jointLogits.subarray(first, first + JOINTS), sigmoid),
+      score: sigmoid(present[i * 2 + slot]),
+    };
+  }
+  return look;
+}
+
+function averaged(looks) {
+  return [0, 1].map((side) => {
+    const hands = looks.map((look) => look[side]);
+    return {
+      joints: hands[0].joints.map((joint, k) => joint.map((_, axis) => mean(hands.map((h) => h.joints[k][axis])))),
+      jointScores: hands[0].jointScores.map((_, k) => mean(hands.map((h) => h.jointScores[k]))),
+      score: mean(hands.map((h) => h.score)),
+    };
+  });
+}
+
+/** The likelier side by upright looks at one hand, with the joints of the look meant for that side. */
+function betterSide(asRight, asLeft) {
+  const margin = mean([asRight, asLeft].map((look) => logit(look[0].score) - logit(look[1].score)));
+  const side = margin >= 0 ? 0 : 1;
+  const score = (asRight[side].score + asLeft[side].score) / 2;
+  return [side, { ...[asRight, asLeft][side][side], score }];
+}
