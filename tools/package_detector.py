@@ -44,8 +44,8 @@ and few things are taken for hands (the network's own score there: {point}).
 ## Limits
 
 Made of rendered people and hands only. Expect misses of hands smaller than 6 % of the picture, in gloves,
-behind things or blurred, and some false finds on skin-coloured things. Do not use it where a wrong answer can hurt
-somebody.
+behind things or blurred, and some false finds on skin-coloured things. Do not use it where a wrong
+answer can hurt somebody.
 """
 
 

@@ -62,6 +62,13 @@ class LayerNormTask:
         return pose_loss(output, target, self.settings)
 
 
+class BatchNormTask(LayerNormTask):
+    """The test model as it is, with batch norm."""
+
+    def build(self) -> HandPoseModel:
+        return HandPoseModel(MODELS["test"])
+
+
 class Share:
     """A process's share of batches with two labelled hands in each picture."""
 
@@ -90,9 +97,11 @@ def settings(folder: str | Path, **changes) -> TrainConfig:
     return replace(base, **changes)
 
 
-def losses_of(config: TrainConfig, ranks: Ranks, steps: int) -> tuple[torch.Tensor, Network]:
+def losses_of(
+    config: TrainConfig, ranks: Ranks, steps: int, task: type[LayerNormTask] = LayerNormTask
+) -> tuple[torch.Tensor, Network]:
     """(steps,) mean loss over the processes, and what was trained."""
-    network = Network(config, LayerNormTask(config), ranks)
+    network = Network(config, task(config), ranks)
     source, losses = Share(ranks), []
     for step in range(steps):
         figures, _ = network.step(step, source.batch(step), False)
@@ -172,9 +181,34 @@ def test_gradients_equal_those_of_distributed_data_parallel_and_of_one_process(t
             torch.testing.assert_close(found[f"ours/{name}"], parameter.grad, rtol=2e-4, atol=2e-4)
 
 
+def _train_with_batch_norm(rank: int, folder: str) -> None:
+    ranks = Ranks.from_environment("cpu")
+    found = {}
+    for name, together in (("together", True), ("apart", False)):
+        config = settings(folder, sync_batch_norm=together)
+        losses, network = losses_of(config, ranks, 6, BatchNormTask)
+        found[f"losses/{name}"] = losses
+        state = network.averaged().state_dict()
+        found |= {f"{name}/{key}": t.clone().contiguous() for key, t in state.items()}
+    if rank == 1:
+        save_file(found, f"{folder}/found.safetensors")
+
+
+def test_batch_norm_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
+    run_processes(_train_with_batch_norm, str(tmp_path))
+    found = load_file(tmp_path / "found.safetensors")
+    alone, network = losses_of(settings(tmp_path), Ranks(), 6, BatchNormTask)
+    torch.testing.assert_close(found["losses/together"], alone, rtol=1e-4, atol=0)
+    assert float((found["losses/apart"] / alone - 1).abs().max()) > 1e-3
+    alone_ran = {n: t for n, t in network.averaged().named_buffers() if "running" in n}
+    together, apart = ({n: found[f"{how}/{n}"] for n in alone_ran} for how in ("together", "apart"))
+    assert distance(together, alone_ran) < 0.05 * distance(apart, alone_ran)
+
+
 def _train_fifty(rank: int, folder: str) -> None:
     ranks = Ranks.from_environment("cpu")
     found = {}
+    found["losses/batch norm"], _ = losses_of(settings(folder, steps=50), ranks, 50, BatchNormTask)
     for sharding in ("ddp", "fsdp"):
         losses, network = losses_of(settings(folder, sharding=sharding, steps=50), ranks, 50)
         found[f"losses/{sharding}"] = losses
@@ -191,6 +225,8 @@ def test_fifty_steps_by_one_process_two_and_with_divided_weights_agree(tmp_path:
     alone, network = losses_of(settings(tmp_path, steps=50), Ranks(), 50)
     torch.testing.assert_close(found["losses/ddp"], alone, rtol=1e-3, atol=0)
     torch.testing.assert_close(found["losses/fsdp"], found["losses/ddp"], rtol=1e-3, atol=0)
+    with_batch_norm, _ = losses_of(settings(tmp_path, steps=50), Ranks(), 50, BatchNormTask)
+    torch.testing.assert_close(found["losses/batch norm"], with_batch_norm, rtol=1e-2, atol=0)
     names = list(network.averaged().state_dict())
     one, other = ({n: found[f"{sharding}/{n}"] for n in names} for sharding in ("ddp", "fsdp"))
     assert distance(one, other) < 0.1 * distance(one, start_state(tmp_path))

@@ -98,6 +98,8 @@ class RunConfig:
             learns at the full rate. 1 for training from nothing, 0.6 to 0.9 for fine-tuning.
         sharding: among several processes, "ddp" keeps a copy of everything in each, "fsdp" divides weights,
             gradients, moments and averages (FSDP2).
+        sync_batch_norm: several processes take the statistics of batch norm over all of their samples, so
+            that they train as one would; otherwise each takes its own share's.
         keep_last: how many states to keep.
     """
 
@@ -128,6 +130,7 @@ class RunConfig:
     grad_checkpointing: bool = False
     layer_decay: float = 1.0
     sharding: Literal["ddp", "fsdp"] = "ddp"
+    sync_batch_norm: bool = True
     keep_last: int = 2
 
     def __post_init__(self) -> None:

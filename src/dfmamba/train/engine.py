@@ -28,6 +28,7 @@ from dfmamba.train.config import RunConfig
 from dfmamba.train.meter import Meter
 from dfmamba.train.optim import build_optimizer, learning_rate, set_learning_rate, update_average
 from dfmamba.train.parallel import Ranks, whole
+from dfmamba.train.sync_norm import synchronise
 from dfmamba.train.transfer import load_backbone
 
 Batch = tuple[Tensor, dict[str, Tensor]]
@@ -143,6 +144,8 @@ class Network:
                 raise ValueError(f"grad_checkpointing: the backbone of {model.config.name!r} has none")
             backbone.set_grad_checkpointing(True)
         self.model, self.average = model, copy.deepcopy(model).eval()
+        if config.sync_batch_norm and ranks.world > 1:
+            synchronise(self.model)
         self._shown = self.average
         if self.divided:
             self._shown = copy.deepcopy(self.average)
