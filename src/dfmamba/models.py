@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from dfmamba.heads import HeadConfig, build_head, head_config
 from dfmamba.heads.build import AnyHeadConfig
 from dfmamba.heads.detector import DetectorConfig
 from dfmamba.io.files import write_atomic
+from dfmamba.settings import from_values
 
 if TYPE_CHECKING:
     from dfmamba.predict.result import Prediction
@@ -76,15 +77,12 @@ class ModelConfig:
         Raises:
             ValueError: an unknown or missing key, or an unusable value.
         """
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(f"unknown model setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
         missing = sorted({"name", "backbone"} - set(values))
         if missing:
             raise ValueError(f"model setting {missing[0]!r} is missing")
         head = values.get("head", {})
-        return cls(**{**values, "head": head_config(head) if isinstance(head, Mapping) else head})
+        built = {**values, "head": head_config(head) if isinstance(head, Mapping) else head}
+        return from_values(cls, built, "model")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""

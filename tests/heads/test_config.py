@@ -38,7 +38,7 @@ def test_is_frozen() -> None:
 
 
 def test_unknown_key_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"unknown head setting.*num_layer; known are: image_size"):
+    with pytest.raises(ValueError, match=r"unknown head setting 'num_layer'; known: image_size"):
         HeadConfig.from_dict({"num_layer": 3})
 
 

@@ -262,7 +262,7 @@ def test_start_from_other_weights(tmp_path: Path) -> None:
     ("values", "message"),
     [
         ({"step": 3}, "unknown training setting"),
-        ({"data": {"picture": 3}}, "data.'picture'"),
+        ({"data": {"picture": 3}}, "training data setting 'picture'"),
         ({"steps": 0}, "steps is 0"),
         ({"lr": -1.0}, "lr > 0"),
         ({"optimizer": "sgd"}, "optimizer is 'sgd'"),

@@ -23,9 +23,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dfmamba.formats.reading import Record
-from dfmamba.formats.writing import OutputFiles, Summary, open_atomic
+from dfmamba.formats.writing import OutputFiles, Summary
 from dfmamba.hands.camera import bone_lengths
 from dfmamba.hands.skeleton import BONES, FINGERS, JOINT_NAMES
+from dfmamba.io.files import open_atomic
 
 FRAME_SECONDS = 1 / 30
 """Where the times of the pictures don't tell."""

@@ -15,8 +15,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from dfmamba.formats.reading import Record
-from dfmamba.formats.writing import Summary, open_atomic, rounded
+from dfmamba.formats.writing import Summary, rounded
 from dfmamba.hands.skeleton import NUM_JOINTS
+from dfmamba.io.files import open_atomic
 
 _EMPTY = "pictures without a hand: all joints are written as 0"
 _MORE = "hands left out: the format holds one a picture, that of the highest score was taken"

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from dfmamba.formats.reading import Record
-from dfmamba.formats.writing import Summary, best_of_each_side, open_atomic, rounded
+from dfmamba.formats.writing import Summary, best_of_each_side, rounded
 from dfmamba.hands.skeleton import HAND_NAMES, NUM_JOINTS, convert_joints
+from dfmamba.io.files import open_atomic
 from dfmamba.predict.result import Hand
 
 _EMPTY = "pictures without a hand are left out"

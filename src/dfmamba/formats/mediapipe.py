@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from dfmamba.formats.reading import Record
-from dfmamba.formats.writing import Summary, open_atomic, rounded
+from dfmamba.formats.writing import Summary, rounded
 from dfmamba.hands.skeleton import WRIST
+from dfmamba.io.files import open_atomic
 from dfmamba.predict.result import Hand, Prediction
 
 _REAL = "pictures declared mirrored: landmarks lie on them as given, world landmarks are of the real hand"

@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterable
 
 from dfmamba.formats.reading import Record
-from dfmamba.formats.writing import Summary, open_atomic, rounded
+from dfmamba.formats.writing import Summary, rounded
 from dfmamba.hands.skeleton import JOINT_NAMES
+from dfmamba.io.files import open_atomic
 
 COLUMNS = (
     *("picture", "image", "index", "time_s", "hand", "track", "side", "hand_score", "root"),

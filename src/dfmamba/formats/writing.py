@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import secrets
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
@@ -72,29 +69,6 @@ class OutputFiles:
             free, number = f"{plain}-{number}", number + 1
         self.taken.add(free.casefold())
         return self.path / f"{free}{self.suffix}"
-
-
-@contextlib.contextmanager
-def open_atomic(path: str | os.PathLike[str]) -> Iterator[TextIO]:
-    """A text file to be written bit by bit, which takes its name when all is written.
-
-    Raises:
-        OSError: the folder can't be made or written; nothing is left behind.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a folder, cannot write a file there")
-    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.part")
-    try:
-        with temporary.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def best_of_each_side(hands: Sequence[Hand]) -> dict[str, Hand]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,6 +37,7 @@ from dfmamba.hands.crop import warp_image
 from dfmamba.hands.skeleton import joint_order
 from dfmamba.heads import HandPoseOutput, HeadConfig, LossConfig, pose_loss
 from dfmamba.models import ModelConfig
+from dfmamba.settings import from_values
 
 ORDER = "nyu14"
 
@@ -87,10 +88,7 @@ class DepthAugmentation:
         Raises:
             ValueError: an unknown name or an unusable value.
         """
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            raise ValueError(f"unknown augmentation setting {unknown[0]!r} of framework 'a2j_depth'")
-        return cls(**values)
+        return from_values(cls, values, "augmentation")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from dfmamba.data.sample import HandSample
 from dfmamba.hands.affine import Affine, crop_affine, square_box
 from dfmamba.hands.crop import warp_image
 from dfmamba.hands.skeleton import WRIST
+from dfmamba.settings import from_values
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,7 @@ class Augmentation:
         Raises:
             ValueError: an unknown key or an unusable value.
         """
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ValueError(f"unknown augmentation setting {unknown[0]!r}; known: {', '.join(known)}")
-        return cls(**values)
+        return from_values(cls, values, "augmentation")
 
 
 class Change(NamedTuple):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+from dfmamba.settings import from_values
 
 BINS = 256
 """The published model counts in 256 bins: 256 px of the crop, and 400 mm of depth."""
@@ -136,11 +138,7 @@ class HeadConfig:
         Raises:
             ValueError: on an unknown key or an unusable value.
         """
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            known = ", ".join(field.name for field in fields(cls))
-            raise ValueError(f"unknown head setting(s) {', '.join(unknown)}; known are: {known}")
-        return cls(**values)
+        return from_values(cls, values, "head")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfmamba.layers import Pointwise
+from dfmamba.settings import from_values
 
 CHANNELS = 5
 """Of the map: score logit, centre x and y relative to the cell's, logarithms of width and height (cells)."""
@@ -53,11 +54,7 @@ class DetectorConfig:
         Raises:
             ValueError: an unknown key or an unusable value.
         """
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ValueError(f"unknown head setting(s) {', '.join(unknown)}; known are: {', '.join(known)}")
-        return cls(**values)
+        return from_values(cls, values, "head")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold, with the kind of head."""

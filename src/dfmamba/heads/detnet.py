@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dfmamba.layers import Pointwise
+from dfmamba.settings import from_values
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,7 @@ class DetNetConfig:
         Raises:
             ValueError: an unknown key or an unusable value.
         """
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ValueError(f"unknown head setting(s) {', '.join(unknown)}; known are: {', '.join(known)}")
-        return cls(**values)
+        return from_values(cls, values, "head")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold, with the kind of head."""

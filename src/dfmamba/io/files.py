@@ -6,7 +6,9 @@ import contextlib
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{12}\.part")
 
@@ -20,21 +22,26 @@ def write_atomic(path: str | os.PathLike[str], content: bytes) -> None:
     Raises:
         OSError: if the folder cannot be made or written; nothing is left behind.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a folder, cannot write a file there")
-    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.part")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _flush_folder(path.parent)
+    with _open_draft(path) as draft, draft.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def open_atomic(path: str | os.PathLike[str]) -> Iterator[TextIO]:
+    """A text file to be written bit by bit, which takes its name when all is written.
+
+    Raises:
+        OSError: the folder can't be made or written; nothing is left behind.
+    """
+    with (
+        _open_draft(path) as draft,
+        draft.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:
@@ -45,6 +52,23 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
     for path in Path(folder).glob(".*.part"):
         if _LEFTOVER.fullmatch(path.name):
             path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _open_draft(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A file beside `path` that takes its name in the end, or is removed where something went wrong."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder, cannot write a file there")
+    draft = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.part")
+    try:
+        yield draft
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    _flush_folder(path.parent)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, Literal
 
 from dfmamba.heads import LossConfig
+from dfmamba.settings import from_values
 from dfmamba.train.augment import AugmentConfig
 
 
@@ -189,17 +190,14 @@ class TrainConfig(RunConfig):
         parts = {"data": DataConfig, "augment": AugmentConfig, "loss": LossConfig}
         built: dict[str, Any] = {}
         for key, value in values.items():
-            built[key] = _build(parts[key], value, f"{key}.") if key in parts else value
-        return _build(cls, built, "")
+            built[key] = _build(parts[key], value, (key,)) if key in parts else value
+        return _build(cls, built, ())
 
 
-def _build(kind: type, values: Any, where: str) -> Any:
+def _build(kind: type, values: Any, where: tuple[str, ...]) -> Any:
     if is_dataclass(values):
         return values
-    unknown = sorted(set(values) - {f.name for f in fields(kind)})
-    if unknown:
-        raise ValueError(f"unknown training setting {where}{unknown[0]!r}")
-    return kind(**values)
+    return from_values(kind, values, " ".join(["training", *where]))
 
 
 def _plain(value: Any) -> Any:

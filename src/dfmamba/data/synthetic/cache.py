@@ -8,8 +8,9 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,49 @@ LAYERS: dict[str, tuple[int, type]] = {"hand": (4, np.uint8), "full": (3, np.uin
 """Picture layers of a shard: channels (0 = no channel axis) and type."""
 
 _counter: Any = None
+
+
+def run_tasks(
+    work: Callable[..., int],
+    tasks: Sequence[tuple[Any, ...]],
+    total: int,
+    workers: int,
+    noun: str,
+    folder: Path,
+    progress: bool = True,
+) -> int:
+    """Renders shards in processes; a line on standard error for each that is done.
+
+    Args:
+        work: renders one shard and returns how many pictures it holds.
+        tasks: its arguments.
+        total: pictures of all tasks.
+        workers: processes; 0 renders in this one.
+        noun: what is rendered.
+        folder: where, for the error.
+        progress: print the lines.
+
+    Raises:
+        OSError: a shard can't be written, or a process died.
+    """
+    raster.warm_up()
+    if workers == 0:
+        return sum(work(*task) for task in tasks)
+    began, done = time.monotonic(), 0
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), start_worker, (None,)) as pool:
+        try:
+            for future in as_completed([pool.submit(work, *task) for task in tasks]):
+                done += future.result()
+                if progress:
+                    rate = done / max(time.monotonic() - began, 1e-3)
+                    line = f"{done}/{total} {noun}, {rate:.1f}/s, {(total - done) / rate / 60:.1f} min left"
+                    print(line, file=sys.stderr, flush=True)
+        except BrokenProcessPool:
+            text = "a rendering process died (out of memory?); the same call goes on"
+            raise OSError(f"{folder}: {text}") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return done
 
 
 def start_worker(counter: Any) -> None:

@@ -7,12 +7,7 @@ coverage) and `labels.npz` (as `PeopleShards` lists them). `config.json` beside 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
-import sys
-import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +15,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from dfmamba.data.synthetic import raster
-from dfmamba.data.synthetic.cache import check_config, start_worker
+from dfmamba.data.synthetic.cache import check_config, run_tasks
 from dfmamba.data.synthetic.people_scenes import MAX_HANDS, render_people
 from dfmamba.data.synthetic.people_views import SHOTS
 
@@ -87,26 +81,8 @@ def render_people_shards(
             tasks.append((config, first, wanted, target))
         elif len(np.load(target / "rgba.npy", mmap_mode="r")) < wanted:
             raise ValueError(f"{target} was rendered for a smaller count; remove it, or use another folder")
-    raster.warm_up()
-    if workers == 0:
-        for task in tasks:
-            _render_shard(*task)
-        return folder
-    began, done, total = time.monotonic(), 0, sum(task[2] for task in tasks)
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(workers, context, start_worker, (None,)) as pool:
-        try:
-            for future in as_completed([pool.submit(_render_shard, *task) for task in tasks]):
-                done += future.result()
-                if progress:
-                    rate = done / max(time.monotonic() - began, 1e-3)
-                    line = f"{done}/{total} scenes, {rate:.1f}/s, {(total - done) / rate / 60:.1f} min left"
-                    print(line, file=sys.stderr, flush=True)
-        except BrokenProcessPool:
-            text = "a rendering process died (out of memory?); the same call goes on"
-            raise OSError(f"{folder}: {text}") from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+    total = sum(task[2] for task in tasks)
+    run_tasks(_render_shard, tasks, total, workers, "scenes", folder, progress)
     return folder
 
 

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import sys
-import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from dfmamba.data.own_format import Source, write_tar
-from dfmamba.data.synthetic import raster
-from dfmamba.data.synthetic.cache import check_config, start_worker
+from dfmamba.data.synthetic.cache import check_config, run_tasks
 from dfmamba.data.synthetic.generator import SyntheticConfig, SyntheticHands
 
 
@@ -57,25 +51,8 @@ def render_to_shards(
         path = folder / f"{number:06d}.tar"
         if not path.exists():
             tasks.append((config, first, min(per_shard, count - first), path))
-    raster.warm_up()
-    if workers == 0:
-        return sum(_render_shard(*task) for task in tasks)
-    began, done, total = time.monotonic(), 0, sum(task[2] for task in tasks)
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(workers, context, start_worker, (None,)) as pool:
-        try:
-            for future in as_completed([pool.submit(_render_shard, *task) for task in tasks]):
-                done += future.result()
-                if progress:
-                    rate = done / max(time.monotonic() - began, 1e-3)
-                    line = f"{done}/{total} pictures, {rate:.1f}/s, {(total - done) / rate / 60:.1f} min left"
-                    print(line, file=sys.stderr, flush=True)
-        except BrokenProcessPool:
-            text = "a rendering process died (out of memory?); the same call goes on"
-            raise OSError(f"{folder}: {text}") from None
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return done
+    total = sum(task[2] for task in tasks)
+    return run_tasks(_render_shard, tasks, total, workers, "pictures", folder, progress)
 
 
 def _render_shard(config: SyntheticConfig, first: int, count: int, path: Path) -> int:
