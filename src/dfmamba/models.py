@@ -104,7 +104,7 @@ MODELS: dict[str, ModelConfig] = {
     "detector": ModelConfig(
         name="detector",
         backbone="dfmamba_nano",
-        head=DetectorConfig(image_size=192, width=64),
+        head=DetectorConfig(image_size=160, width=64),
     ),
     "test_detector": ModelConfig(
         name="test_detector",

@@ -15,9 +15,11 @@ from dfmamba.detect import Detection, merge_overlapping, suppress
 from dfmamba.detect.build import make_detector
 from dfmamba.detect.decode import decode
 from dfmamba.detect.given import GivenBoxes
-from dfmamba.detect.network import NetworkDetector
+from dfmamba.detect.network import NetworkDetector, confirmed
 from dfmamba.hands.affine import crop_affine, picture_square
+from dfmamba.io import load_image
 from dfmamba.models import MODELS, HandPoseModel
+from dfmamba.predict import Predictor
 
 
 def box(*corners: float) -> np.ndarray:
@@ -130,3 +132,24 @@ def test_detectors_by_name() -> None:
     assert make_detector("none") is None
     with pytest.raises(FileNotFoundError, match="no-such"):
         make_detector("no-such")
+
+
+def test_a_second_look_confirms_moves_or_doubts() -> None:
+    first = Detection(box(0, 0, 10, 10), 0.5)
+    moved = confirmed(first, [Detection(box(1, 0, 11, 10), 0.8), Detection(box(40, 0, 50, 10), 0.99)])
+    assert moved.box_xyxy.tolist() == [1, 0, 11, 10]
+    assert moved.score == pytest.approx(2 / 3)  # odds of 1 and of 4
+    assert confirmed(first, []).score < 0.5
+    assert confirmed(first, []).box_xyxy.tolist() == [0, 0, 10, 10]
+
+
+def test_the_built_in_detector_finds_the_hand_of_an_example() -> None:
+    picture = load_image(Path(__file__).parents[2] / "examples" / "one_hand.jpg")
+    detector = make_detector("built-in", "cpu")
+    assert isinstance(detector, NetworkDetector)
+    found = [one for one in detector.detect([picture])[0] if one.score >= 0.5]
+    assert len(found) == 1
+    assert Predictor("nano", "cpu", detector=detector).predict(picture).hands[0].score == pytest.approx(
+        found[0].score
+    )
+    assert detector.detect([np.full((200, 300, 3), 90, np.uint8)]) == [[]]

@@ -12,6 +12,9 @@ from dfmamba.heads.detector_losses import boxes_of_map
 LEAST_SCORE = 0.05
 """Detections below this are never reported."""
 
+MOST_SURE = 1 - 1e-6
+"""So that logits stay finite."""
+
 MOST = 30
 """Detections of one picture before suppression."""
 
@@ -40,7 +43,7 @@ def decode(
         chosen = box.flatten(1)[:, places].T.double().cpu().numpy().reshape(-1, 2, 2)
         corners = back.apply(chosen).reshape(-1, 4)
         likely = [
-            Detection(corner, float(value))
+            Detection(corner, min(float(value), MOST_SURE))
             for corner, value in zip(corners, values.tolist(), strict=True)
             if value >= least
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,13 +11,28 @@ import torch
 from torch import nn
 
 from dfmamba.detect.decode import decode
-from dfmamba.detect.detection import Detection
-from dfmamba.hands.affine import crop_affine, picture_square
+from dfmamba.detect.detection import Detection, suppress
+from dfmamba.hands.affine import box_iou, crop_affine, picture_square, square_box
 from dfmamba.hands.crop import warp_image
 from dfmamba.models import check_device, load
 
 NAME = "detector"
 """Of the packaged weights."""
+
+WORTH = 0.22
+"""Hands of the first look that score higher are looked at again."""
+
+MOST_AGAIN = 8
+"""How many of them."""
+
+AGAIN_FACTOR = 3.2
+"""Side of the second look relative to the hand's box: hands large and small are seen alike there."""
+
+SAME = 0.3
+"""Overlap from which the second look shows the same hand."""
+
+UNSEEN = 0.12
+"""What the second look says of a hand that it doesn't show."""
 
 
 class NetworkDetector:
@@ -42,19 +58,38 @@ class NetworkDetector:
         self.model = (network.fuse() if hasattr(network, "fuse") else network).to(self.device).eval()
 
     def detect(self, pictures: Sequence[np.ndarray]) -> list[list[Detection]]:
-        """See `dfmamba.detect.Detector.detect`; the whole picture at once, at the detector's size.
+        """See `dfmamba.detect.Detector.detect`: a look at the whole picture, then one around each hand.
+
+        A hand's score is the mean of both looks' (of their logits), its box the second one's.
 
         Raises:
             ValueError: the network's output is not finite.
         """
-        found: list[list[Detection]] = []
+        found = []
         for picture in pictures:
-            square = picture_square((picture.shape[1], picture.shape[0]))
-            affine = crop_affine(square, self.image_size)
-            x = torch.from_numpy(warp_image(picture, affine, self.image_size)).to(self.device)
-            with torch.inference_mode():
-                maps = self.model(x.permute(2, 0, 1)[None].float() / 255.0).float()
-            if not bool(torch.isfinite(maps).all()):
-                raise ValueError("detector: the output is not finite; are the weights damaged?")
-            found += decode(maps, self.stride, [affine])
+            (first,) = self._look(picture, [picture_square((picture.shape[1], picture.shape[0]))])
+            worth = [one for one in first if one.score >= WORTH][:MOST_AGAIN]
+            again = self._look(picture, [square_box(one.box_xyxy, AGAIN_FACTOR) for one in worth])
+            found.append(suppress([confirmed(one, near) for one, near in zip(worth, again, strict=True)]))
         return found
+
+    def _look(self, picture: np.ndarray, squares: Sequence[np.ndarray]) -> list[list[Detection]]:
+        if not squares:
+            return []
+        affines = [crop_affine(square, self.image_size) for square in squares]
+        crops = np.stack([warp_image(picture, affine, self.image_size) for affine in affines])
+        x = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).float() / 255.0
+        with torch.inference_mode():
+            maps = self.model(x).float()
+        if not bool(torch.isfinite(maps).all()):
+            raise ValueError("detector: the output is not finite; are the weights damaged?")
+        return decode(maps, self.stride, affines)
+
+
+def confirmed(first: Detection, near: Sequence[Detection]) -> Detection:
+    """A hand of the first look after the second one, which shows `near`."""
+    same = [one for one in near if box_iou(first.box_xyxy, one.box_xyxy) > SAME]
+    best = max(same, key=lambda one: one.score, default=None)
+    box, score = (first.box_xyxy, UNSEEN) if best is None else (best.box_xyxy, best.score)
+    logit = (math.log(first.score / (1 - first.score)) + math.log(score / (1 - score))) / 2
+    return Detection(box, 1 / (1 + math.exp(-logit)))

@@ -15,9 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dfmamba.detect import decode, suppress
+from dfmamba.detect import decode, network, suppress
 from dfmamba.detect.build import BUILT_IN, NONE
-from dfmamba.detect.network import NAME
 from dfmamba.draw.canvas import SIDE_COLORS
 from dfmamba.export.config import ExportConfig
 from dfmamba.export.subject import SCHEMA, Subject
@@ -89,9 +88,9 @@ def find_detector(name: str | None) -> HandPoseModel | None:
     Raises:
         ValueError, OSError: see `dfmamba.models.load`.
     """
-    if name == NONE or (name is None and not (PACKAGED / NAME).is_dir()):
+    if name == NONE or (name is None and not (PACKAGED / network.NAME).is_dir()):
         return None
-    return load(NAME if name is None or name == BUILT_IN else name)
+    return load(network.NAME if name is None or name == BUILT_IN else name)
 
 
 def detector_subject(model: HandPoseModel) -> Subject:
@@ -125,6 +124,11 @@ def detector_settings(model: HandPoseModel) -> dict[str, Any]:
         "least": decode.LEAST_SCORE,
         "most": decode.MOST,
         "iou": inspect.signature(suppress).parameters["most_iou"].default,
+        "worth": network.WORTH,
+        "most_again": network.MOST_AGAIN,
+        "again_factor": network.AGAIN_FACTOR,
+        "same": network.SAME,
+        "unseen": network.UNSEEN,
     }
 
 

@@ -1,19 +1,49 @@
 // Boxes around hands from the detector's maps, as dfmamba/detect/decode.py reads them.
 
-import { boxIou, cropAffine, inverse, pictureSquare } from './affine.js';
+import { boxIou, cropAffine, inverse, pictureSquare, squareBox } from './affine.js';
 import { planes } from './looks.js';
 import { warp } from './warp.js';
 
 /**
  * The hands of a picture.
  *
+ * A look at the whole picture, then one around each hand, as dfmamba/detect/network.py takes them.
+ *
  * @param run the detector: Float32Array of 3 * size * size to its map (5, cells, cells), flat: logit of the
  *   score, centre from the cell's and logarithms of width and height, in cells.
- * @param settings size, stride, least (score), iou, most (before suppression).
+ * @param settings size, stride, least (score), iou, most (before suppression), and of the second look worth,
+ *   most_again, again_factor, same, unseen.
  * @returns [{box, score}] in pixels of the picture, by falling score.
  */
 export async function detect(run, picture, settings) {
-  const map = cropAffine(pictureSquare(picture.width, picture.height), settings.size);
+  const first = await look(run, picture, pictureSquare(picture.width, picture.height), settings);
+  const found = [];
+  for (const one of first.filter(({ score }) => score >= settings.worth).slice(0, settings.most_again)) {
+    const near = await look(run, picture, squareBox(one.box, settings.again_factor), settings);
+    found.push(confirmed(one, near, settings));
+  }
+  return suppress(found, settings.iou);
+}
+
+/** A hand of the first look after the second one, which shows `near`. */
+export function confirmed(first, near, { same, unseen }) {
+  const best = near.filter(({ box }) => boxIou(first.box, box) > same).sort((p, q) => q.score - p.score)[0];
+  const { box, score } = best ?? { box: first.box, score: unseen };
+  const logit = (Math.log(first.score / (1 - first.score)) + Math.log(score / (1 - score))) / 2;
+  return { box, score: 1 / (1 + Math.exp(-logit)) };
+}
+
+/** The likelier of any two detections whose boxes overlap more than `iou`, by falling score. */
+function suppress(found, iou) {
+  const kept = [];
+  for (const one of found.sort((p, q) => q.score - p.score)) {
+    if (kept.every((other) => boxIou(one.box, other.box) <= iou)) kept.push(one);
+  }
+  return kept;
+}
+
+async function look(run, picture, square, settings) {
+  const map = cropAffine(square, settings.size);
   const maps = await run(planes([warp(picture, map, settings.size)], settings.size));
   const [zoom, , tx, , , ty] = inverse(map);
   return decode(maps, settings).map(({ box: [x0, y0, x1, y1], score }) => ({
@@ -30,7 +60,7 @@ export function decode(maps, { size, stride, least, iou, most }) {
   for (let y = 0; y < cells; y++) {
     for (let x = 0; x < cells; x++) {
       const at = y * cells + x;
-      const score = 1 / (1 + Math.exp(-maps[at]));
+      const score = Math.min(1 / (1 + Math.exp(-maps[at])), 1 - 1e-6);
       if (score < least || !isPeak(maps, x, y, cells)) continue;
       const [dx, dy, w, h] = [1, 2, 3, 4].map((k) => maps[k * area + at]);
       const [u, v] = [(x + 0.5 + dx) * stride - 0.5, (y + 0.5 + dy) * stride - 0.5];
@@ -38,11 +68,7 @@ export function decode(maps, { size, stride, least, iou, most }) {
       found.push({ box: [u - wide, v - high, u + wide, v + high], score });
     }
   }
-  const kept = [];
-  for (const one of found.sort((p, q) => q.score - p.score).slice(0, most)) {
-    if (kept.every((other) => boxIou(one.box, other.box) <= iou)) kept.push(one);
-  }
-  return kept;
+  return suppress(found.sort((p, q) => q.score - p.score).slice(0, most), iou);
 }
 
 function isPeak(maps, x, y, cells) {
