@@ -3,9 +3,11 @@
 Blocks of `sh`, `bash` and `console` hold commands, those of `python` code. One page is one namespace and one
 folder. A comment on the line before a block says what is different about it:
 
-- `<!-- not run: REASON -->` it needs something that tests don't have. Python is compiled, verbs and options of
-  `dfmamba` are parsed, extras, targets of make and files of tests are looked up;
+- `<!-- not run: REASON -->` it needs something that tests don't have. Python is compiled, verbs and options
+  of `dfmamba` are parsed, extras, targets of make and files of tests are looked up;
 - `<!-- slow: REASON -->` it runs in the slow tests only; blocks after it must not need it.
+
+Commands for `camera:N`, and those of pip and make, are checked only, wherever they stand.
 """
 
 from __future__ import annotations
@@ -124,6 +126,8 @@ def check_command(words: list[str], place: str) -> None:
     program, rest = words[0], words[1:]
     if program == "torchrun" and "dfmamba" in rest:
         program, rest = "dfmamba", rest[rest.index("dfmamba") + 1 :]
+    if program == "python" and rest[0].endswith(".py"):  # one that ends in `dfmamba.cli.main.main()`
+        program, rest = "dfmamba", rest[1:]
     if program == "dfmamba":
         parse(rest, place)
     elif program == "pip":
@@ -177,6 +181,8 @@ def run(page: list[Block], slow: bool, monkeypatch: Any) -> bool:
         elif block.language in SHELLS:
             for words in commands(block):
                 if words[0] in ("pip", "make"):
+                    continue
+                if any(re.fullmatch(r"camera:\d+", word) for word in words):
                     continue
                 assert words[0] == "dfmamba", f"{block.place}: mark the block, {words[0]} is not run here"
                 if needs_detector(words[1:]) and not has_detector():
@@ -244,7 +250,7 @@ def _installed(name: str) -> bool:
 
 
 def lay_out(folder: Path) -> None:
-    """What readers have in the folder where they type: photo.jpg, selfie.jpg, film.mp4, frames/, examples/."""
+    """What readers have where they type: photo.jpg, selfie.jpg, film.mp4, frames/ and examples/."""
     import shutil
 
     from PIL import Image, ImageOps

@@ -17,7 +17,7 @@ sys.meta_path.insert(0, Absent())
 """
 
 EXTRAS = ("timm", "torchvision", "warp", "scipy", "mambapy", "onnx", "onnxruntime", "onnxscript")
-EXTRAS += ("hypothesis", "pytest")
+EXTRAS += ("av", "fastapi", "playwright", "rerun", "trimesh", "uvicorn", "hypothesis", "pytest")
 
 
 def run(code: str, absent: tuple[str, ...] = EXTRAS) -> str:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import shlex
-import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -114,34 +110,3 @@ def test_public_names() -> None:
         assert getattr(dfmamba, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         dfmamba.nothing  # noqa: B018
-
-
-def blocks(page: str) -> list[tuple[str, str]]:
-    """Language and text of the code blocks of a page."""
-    return re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
-
-
-@pytest.mark.slow
-def test_code_blocks_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One after the other in a folder with a photo; commands of other programs are left out."""
-    pytest.importorskip("rerun", reason="rerun is missing: pip install 'dfmamba[viewer]'")
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(PHOTO, "photo.jpg")
-    names: dict[str, Any] = {}
-    ran = 0
-    for language, text in blocks("formats.md"):
-        if language == "python":
-            exec(compile(text, "docs/formats.md", "exec"), names)
-            ran += 1
-        else:
-            assert language == "sh"
-            for line in text.splitlines():
-                words = shlex.split(line, comments=True)
-                if words[:1] == ["dfmamba"]:
-                    assert main(words[1:]) == 0, line
-                    ran += 1
-    assert ran == 10
-    assert {"openpose", "landmarks.jsonl", "hands.glb", "joints.csv", "drawn.png"} <= {
-        path.name for path in tmp_path.iterdir()
-    }
-    assert len(list((tmp_path / "from_python").iterdir())) == 2

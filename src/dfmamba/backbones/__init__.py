@@ -1,6 +1,12 @@
 """Backbones: picture in, feature maps out. They know nothing of hands."""
 
-from dfmamba.backbones.registry import BACKBONES, backbone_config, create_backbone, list_backbones
+from dfmamba.backbones.registry import (
+    BACKBONES,
+    backbone_config,
+    create_backbone,
+    list_backbones,
+    register_backbone,
+)
 from dfmamba.backbones.tribrid import Tribrid, TribridConfig, TribridFeatures
 
 __all__ = [
@@ -11,4 +17,5 @@ __all__ = [
     "backbone_config",
     "create_backbone",
     "list_backbones",
+    "register_backbone",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from fnmatch import fnmatch
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from dfmamba.backbones.baselines import BASELINES, BaselineConfig, create_baseline
 from dfmamba.backbones.dssm import DSSMConfig
+from dfmamba.backbones.overrides import with_overrides
 from dfmamba.backbones.spatial_mamba import SPATIAL_MAMBAS, SpatialMamba, SpatialMambaConfig
 from dfmamba.backbones.tribrid import Tribrid, TribridConfig, TribridFeatures
 from dfmamba.backbones.vmamba import VMAMBAS, VMamba, VMambaConfig
@@ -50,6 +52,28 @@ BACKBONES: dict[str, TribridConfig] = {
 PEERS: dict[str, PeerConfig] = {**VMAMBAS, **SPATIAL_MAMBAS}
 """State-space backbones of other papers, built here on our operators."""
 
+Build = Callable[[Any, int | Sequence[int]], nn.Module]
+_ADDED: dict[str, tuple[Any, Build]] = {}
+
+
+def register_backbone(name: str, config: Any, build: Build) -> None:
+    """Gives a backbone from outside the package a name, in this process; the same name again replaces it.
+
+    Args:
+        name: what `create_backbone`, models and training call it.
+        config: a frozen dataclass with `in_chans`; its other fields can be overridden, too.
+        build: of the configuration and `out_indices`, gives a module whose `feature_info`
+            (`dfmamba.backbones.features.FeatureInfo`) tells channels and strides of the maps that it returns.
+
+    Raises:
+        ValueError: the package has a backbone of this name, or the configuration is of another kind.
+    """
+    if name in BACKBONES or name in PEERS or name in BASELINES:
+        raise ValueError(f"backbone {name!r} is one of the package; take another name")
+    if not is_dataclass(config) or isinstance(config, type) or not hasattr(config, "in_chans"):
+        raise ValueError(f"backbone {name!r}: expected a dataclass with in_chans, got {config!r}")
+    _ADDED[name] = (config, build)
+
 
 def list_backbones(pattern: str = "*", baselines: bool = True) -> list[str]:
     """Names of the backbones that match a shell-style pattern, ours first.
@@ -63,15 +87,17 @@ def list_backbones(pattern: str = "*", baselines: bool = True) -> list[str]:
     """
     ours = sorted(name for name in BACKBONES if name != "dfmamba_test")
     others = (*PEERS, *BASELINES) if baselines else ()
-    return [name for name in (*ours, *others) if fnmatch(name, pattern)]
+    return [name for name in (*ours, *_ADDED, *others) if fnmatch(name, pattern)]
 
 
-def backbone_config(name: str, **overrides: Any) -> TribridConfig | PeerConfig | BaselineConfig:
+def backbone_config(name: str, **overrides: Any) -> Any:
     """Configuration of a named backbone with some fields changed; needs no timm.
 
     Raises:
         ValueError: unknown name or field.
     """
+    if name in _ADDED:
+        return with_overrides(_ADDED[name][0], overrides)
     config = BACKBONES.get(name) or PEERS.get(name) or BASELINES.get(name)
     if config is None:
         raise ValueError(f"unknown backbone {name!r}; known: {', '.join(list_backbones())}")
@@ -121,6 +147,8 @@ def create_backbone(
             raise ValueError(
                 "a feature backbone has no classifier: leave num_classes, drop_rate and global_pool out"
             )
+        if name in _ADDED:
+            return _ADDED[name][1](config, out_indices)
         if isinstance(config, BaselineConfig):
             return create_baseline(config, out_indices)
         if isinstance(config, VMambaConfig):
@@ -128,7 +156,7 @@ def create_backbone(
         if isinstance(config, SpatialMambaConfig):
             return SpatialMamba(config, out_indices)
         return TribridFeatures(config, out_indices)
-    if isinstance(config, PeerConfig):
+    if name in _ADDED or isinstance(config, PeerConfig):
         raise ValueError(f"{name} gives maps only: pass features_only=True")
     if isinstance(config, BaselineConfig):
         raise ValueError(
