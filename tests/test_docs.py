@@ -37,6 +37,12 @@ def run_page(page: str, slow: bool, folder: Path, monkeypatch: pytest.MonkeyPatc
         pytest.skip(f"{page}: {docs_runner.DETECTOR_ABSENT}")
 
 
+@pytest.fixture(autouse=True)
+def own_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a page registers is gone after it."""
+    monkeypatch.setattr("dfmamba.backbones.registry._ADDED", {})
+
+
 @pytest.mark.parametrize("page", FAST)
 def test_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_page(page, False, tmp_path, monkeypatch)

@@ -20,6 +20,7 @@ from dfmamba.models import (
     count_parameters,
     load,
 )
+from dfmamba.predict import Predictor
 
 
 def model(seed: int = 0) -> HandPoseModel:
@@ -138,3 +139,10 @@ def test_padding_of_the_batch_does_not_matter() -> None:
     with torch.no_grad():
         together, alone = a(x).joints_25d[:1], a(x[:1]).joints_25d
     torch.testing.assert_close(together, alone, atol=1e-3, rtol=1e-4)
+
+
+def test_pose_models_and_detectors_are_listed_apart() -> None:
+    assert list_models() == ["nano"]
+    assert list_detectors() == ["detector"]
+    with pytest.raises(ValueError, match="finds no joints"):
+        Predictor("detector", "cpu")

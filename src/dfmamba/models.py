@@ -296,8 +296,21 @@ def check_device(device: str) -> torch.device:
 
 
 def list_models() -> list[str]:
-    """Names of the trained models that ship with the package."""
-    return sorted(p.parent.name for p in PACKAGED.glob(f"*/{CONFIG_FILE}"))
+    """Names of the trained pose models that ship with the package."""
+    return [name for name, detects in _packaged() if not detects]
+
+
+def list_detectors() -> list[str]:
+    """Names of the trained detectors of hands that ship with the package."""
+    return [name for name, detects in _packaged() if detects]
+
+
+def _packaged() -> list[tuple[str, bool]]:
+    """Name of each packaged model, and whether it is a detector."""
+    return [
+        (path.parent.name, json.loads(path.read_text(encoding="utf-8"))["head"].get("kind") == "detector")
+        for path in sorted(PACKAGED.glob(f"*/{CONFIG_FILE}"))
+    ]
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -203,6 +203,7 @@ def test_refusals_keyboard_and_a_phones_width(
     (tmp_path / "text.jpg").write_text("no picture")
     with serve_folder(nano_folder) as url:
         page = open_page(url, viewport={"width": 360, "height": 740}, color_scheme="dark")
+        page.on("filechooser", lambda chooser: None)  # from here on, so that none is missed
         page.set_input_files("#file", tmp_path / "text.jpg")
         page.wait_for_selector("#status.problem")
         assert page.inner_text("#status") == "text.jpg is not a picture that the browser can read."

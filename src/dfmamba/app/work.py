@@ -14,7 +14,6 @@ from dfmamba.app.config import AppConfig
 from dfmamba.detect.build import NONE, make_detector
 from dfmamba.detect.detection import Detector
 from dfmamba.detect.given import GivenBoxes
-from dfmamba.detect.network import NAME as DETECTOR_MODEL
 from dfmamba.models import list_models, load
 from dfmamba.predict.predictor import Predictor, choose_device
 
@@ -76,7 +75,7 @@ class Predictors:
     """
 
     def __init__(self, config: AppConfig, detector: Detector | None = None) -> None:
-        packaged = [name for name in list_models() if name != DETECTOR_MODEL]
+        packaged = list_models()
         self.device = str(choose_device(config.device))
         self.default = config.model if config.model in packaged else Path(config.model).name
         self.sources = {self.default: config.model}

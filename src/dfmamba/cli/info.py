@@ -44,7 +44,7 @@ def collect() -> dict[str, Any]:
     import torch
 
     import dfmamba
-    from dfmamba.models import describe, list_models
+    from dfmamba.models import describe, list_detectors, list_models
 
     gpus = (
         [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -62,7 +62,7 @@ def collect() -> dict[str, Any]:
         },
         "gpus": gpus,
         "operators": operators(bool(gpus)),
-        "models": [dict(describe(name)) for name in list_models()],
+        "models": [dict(describe(name)) for name in [*list_models(), *list_detectors()]],
     }
 
 
