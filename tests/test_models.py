@@ -18,6 +18,8 @@ from dfmamba.models import (
     ModelConfig,
     check_device,
     count_parameters,
+    list_detectors,
+    list_models,
     load,
 )
 from dfmamba.predict import Predictor
