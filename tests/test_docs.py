@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import docs_runner
@@ -18,6 +19,7 @@ import pytest
 from docs_runner import PAGES, ROOT, SHELLS, Block, blocks, check, headings, lay_out, links, missing_extras
 
 from dfmamba.cli.main import VERBS
+from dfmamba.models import MODELS
 
 RUNNABLE = (*SHELLS, "python")
 BY_PAGE = {path.relative_to(ROOT).as_posix(): blocks(path) for path in PAGES}
@@ -38,9 +40,13 @@ def run_page(page: str, slow: bool, folder: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture(autouse=True)
-def own_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a page registers is gone after it."""
+def what_pages_add(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Backbones and models that a page names are gone after it."""
     monkeypatch.setattr("dfmamba.backbones.registry._ADDED", {})
+    before = dict(MODELS)
+    yield
+    MODELS.clear()
+    MODELS.update(before)
 
 
 @pytest.mark.parametrize("page", FAST)

@@ -294,6 +294,7 @@ def test_classifiers_are_refused() -> None:
         create_backbone("vmamba_nano")
 
 
+@pytest.mark.slow
 def test_compiles_in_one_graph_with_gradients() -> None:
     model, x = small(), torch.rand(2, 3, 33, 32)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
