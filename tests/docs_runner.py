@@ -28,7 +28,6 @@ from typing import Any
 from jsonargparse import Namespace
 
 from dfmamba.cli import main as cli
-from dfmamba.models import PACKAGED
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -47,8 +46,6 @@ MODULES = {
     "viewer": "rerun",
 }
 """What shows that an extra is installed."""
-
-DETECTOR_ABSENT = "ran with --detector none: the weights of the built-in detector are not packaged yet"
 
 _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
 _MARK = re.compile(r"<!-- (not run|slow): (.+?) -->\n\Z")
@@ -155,28 +152,22 @@ def parse(words: list[str], place: str) -> None:
     assert isinstance(options, Namespace), f"{place}: not understood: {shlex.join(words)}"
 
 
-def run(page: list[Block], slow: bool, monkeypatch: Any) -> bool:
+def run(page: list[Block], slow: bool, monkeypatch: Any) -> None:
     """Run blocks in the current folder, one after the other in one namespace; check those that aren't run.
 
     Args:
         page: blocks of one page.
         slow: also the slow ones.
         monkeypatch: pytest's.
-
-    Returns:
-        Whether the built-in detector was missing somewhere; then the model looked at the whole picture.
     """
     module = types.ModuleType("page")
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    without_detector = False
     for block in page:
         check(block)
         if block.not_run is not None or (block.slow is not None and not slow):
             continue
         if block.language == "python":
             text = "\n" * (block.line - 1) + block.text
-            if '"built-in"' in text and not has_detector():
-                text, without_detector = text.replace('"built-in"', '"none"'), True
             exec(compile(text, block.page, "exec"), vars(module))
         elif block.language in SHELLS:
             for words in commands(block):
@@ -185,20 +176,7 @@ def run(page: list[Block], slow: bool, monkeypatch: Any) -> bool:
                 if any(re.fullmatch(r"camera:\d+", word) for word in words):
                     continue
                 assert words[0] == "dfmamba", f"{block.place}: mark the block, {words[0]} is not run here"
-                if needs_detector(words[1:]) and not has_detector():
-                    words, without_detector = [*words, "--detector", "none"], True
                 assert cli.main(words[1:]) == 0, f"{block.place}: {shlex.join(words)}"
-    return without_detector
-
-
-def needs_detector(words: list[str]) -> bool:
-    """Whether a command of `dfmamba` uses the built-in detector."""
-    named = any(word.split("=")[0] in ("--detector", "--box") for word in words)
-    return words[0] in ("predict", "app") and not named
-
-
-def has_detector() -> bool:
-    return (PACKAGED / "detector").is_dir()
 
 
 def missing_extras(page: list[Block]) -> list[str]:

@@ -20,8 +20,8 @@ import torch
 
 from dfmamba.models import MODELS
 from dfmamba.train.config import TrainConfig
-from dfmamba.train.engine import Network
 from dfmamba.train.meter import Meter
+from dfmamba.train.network import Network
 from dfmamba.train.optim import learning_rate
 from dfmamba.train.parallel import Ranks
 from dfmamba.train.synthetic_task import SyntheticTask

@@ -70,6 +70,11 @@ class ModelConfig:
         """Side of the square crop that the model sees, in pixels."""
         return self.head.image_size
 
+    @property
+    def detects(self) -> bool:
+        """Whether it is a detector of hands, not a pose model."""
+        return isinstance(self.head, DetectorConfig)
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
         """Builds from plain values, as `to_dict` gives them.
@@ -308,7 +313,7 @@ def list_detectors() -> list[str]:
 def _packaged() -> list[tuple[str, bool]]:
     """Name of each packaged model, and whether it is a detector."""
     return [
-        (path.parent.name, json.loads(path.read_text(encoding="utf-8"))["head"].get("kind") == "detector")
+        (path.parent.name, ModelConfig.from_dict(json.loads(path.read_text(encoding="utf-8"))).detects)
         for path in sorted(PACKAGED.glob(f"*/{CONFIG_FILE}"))
     ]
 

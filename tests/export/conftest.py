@@ -60,3 +60,14 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def detector() -> HandPoseModel:
+    """A small detector with random weights that sees hands everywhere."""
+    torch.manual_seed(3)
+    model = HandPoseModel(MODELS["test_detector"]).eval()
+    with torch.no_grad():
+        model.head.out.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 1.2, 1.2]))
+        model.head.out.weight.normal_(std=0.3)
+    return model

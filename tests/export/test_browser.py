@@ -43,17 +43,6 @@ from dfmamba.predict.looks import UPRIGHT_FACTORS
 SCRIPT = Path(__file__).with_name("browser_parity.mjs")
 
 
-@pytest.fixture(scope="module")
-def detector() -> HandPoseModel:
-    """A small detector with random weights that sees hands everywhere."""
-    torch.manual_seed(3)
-    model = HandPoseModel(MODELS["test_detector"]).eval()
-    with torch.no_grad():
-        model.head.out.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 1.2, 1.2]))
-        model.head.out.weight.normal_(std=0.3)
-    return model
-
-
 @pytest.fixture
 def runtime(tmp_path: Path) -> Path:
     """A folder with files of onnxruntime-web's names."""

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from browser_fixtures import (  # noqa: F401
     browser,
     fake_camera,
@@ -26,7 +25,7 @@ from dfmamba.detect.network import NetworkDetector
 from dfmamba.export import ExportConfig, pose_subject
 from dfmamba.export.browser import RUNTIME_FILES, export_page
 from dfmamba.export.pictures import EXAMPLES
-from dfmamba.models import MODELS, HandPoseModel, load
+from dfmamba.models import HandPoseModel, load
 from dfmamba.predict import Prediction, Predictor
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
@@ -47,17 +46,6 @@ def ort_web() -> Path:
             f"{RUNTIME_VARIABLE} to its dist)"
         )
     return folder
-
-
-@pytest.fixture(scope="module")
-def detector() -> HandPoseModel:
-    """A small detector with random weights that sees hands here and there."""
-    torch.manual_seed(3)
-    model = HandPoseModel(MODELS["test_detector"]).eval()
-    with torch.no_grad():
-        model.head.out.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 1.2, 1.2]))
-        model.head.out.weight.normal_(std=0.3)
-    return model
 
 
 @pytest.fixture(scope="module")

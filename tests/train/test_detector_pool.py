@@ -12,7 +12,7 @@ import torch
 from dfmamba.heads.detector_losses import HAND, IGNORED
 from dfmamba.models import HandPoseModel
 from dfmamba.train.augment import AugmentConfig
-from dfmamba.train.detector_pool import DetectorConfig, DetectorPool, Layers, judge, open_pool
+from dfmamba.train.detector_pool import DetectorPool, DetectorRun, Layers, judge, open_pool
 from dfmamba.train.detector_task import DetectorTask
 from dfmamba.train.engine import train
 
@@ -35,7 +35,7 @@ class OneHand(Layers):
 
 
 def pool(**changes) -> DetectorPool:
-    config = DetectorConfig(
+    config = DetectorRun(
         **{"model": "test_detector", "batch_size": 16, "ahead": 0, "augment": PLAIN, "seed": 3, **changes}
     )
     return DetectorPool(config, 64, OneHand(), OneHand(), np.zeros((2, 48, 48, 3), np.uint8))
@@ -103,7 +103,7 @@ def test_a_hand_that_is_covered_is_no_longer_to_be_found() -> None:
 
 def test_missing_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no backgrounds"):
-        open_pool(DetectorConfig(hands=str(tmp_path)), 64)
+        open_pool(DetectorRun(hands=str(tmp_path)), 64)
 
 
 def test_the_detector_learns(tmp_path: Path) -> None:
@@ -124,4 +124,4 @@ def test_the_detector_learns(tmp_path: Path) -> None:
 
 def test_only_detectors_are_trained_so() -> None:
     with pytest.raises(ValueError, match="no detector"):
-        DetectorTask(DetectorConfig(model="nano"))
+        DetectorTask(DetectorRun(model="nano"))

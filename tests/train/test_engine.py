@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from dfmamba.models import HandPoseModel
 from dfmamba.train.checkpoint import OLD_STATE_FILE, find_states, read_state
 from dfmamba.train.config import DataConfig, TrainConfig
-from dfmamba.train.engine import Network, train
+from dfmamba.train.engine import train
+from dfmamba.train.network import Network
 from dfmamba.train.parallel import Ranks
 from dfmamba.train.synthetic_task import SyntheticTask
 

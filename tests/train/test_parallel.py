@@ -18,7 +18,8 @@ from torch import nn
 from dfmamba.heads import pose_loss
 from dfmamba.models import MODELS, HandPoseModel
 from dfmamba.train.config import TrainConfig
-from dfmamba.train.engine import Network, train
+from dfmamba.train.engine import train
+from dfmamba.train.network import Network
 from dfmamba.train.parallel import Ranks
 from dfmamba.train.synthetic_task import loss_settings
 

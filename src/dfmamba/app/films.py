@@ -18,8 +18,8 @@ from dfmamba.app.config import AppConfig
 from dfmamba.app.guard import shorten
 from dfmamba.app.uploads import Options, save_upload
 from dfmamba.app.work import Predictors
-from dfmamba.bulk.parts import need
 from dfmamba.detect.build import NONE
+from dfmamba.extras import need
 from dfmamba.predict.predictor import Predictor
 
 OVERLAY, PREDICTIONS = "overlay.mp4", "predictions.jsonl"

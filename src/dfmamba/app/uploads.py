@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from dfmamba.cli.predict import parse_box
+from dfmamba.hands.affine import parse_box
 from dfmamba.hands.camera import Camera
 from dfmamba.io.images import FORMATS, MAX_MEGAPIXELS, load_image
 
@@ -78,7 +78,7 @@ def parse_options(fields: Mapping[str, str], known: tuple[str, ...]) -> Options:
             try:
                 values[name] = parse_box(text)
             except ValueError as error:
-                raise ValueError(str(error).removeprefix("--")) from None
+                raise ValueError(f"box: {error}") from None
         else:
             values[name] = text
     return Options(**values)

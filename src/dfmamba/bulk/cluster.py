@@ -9,8 +9,9 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dfmamba.bulk.parts import BulkConfig, Part, PartReport, need
+from dfmamba.bulk.parts import BulkConfig, Part, PartReport
 from dfmamba.bulk.worker import PartWorker
+from dfmamba.extras import need
 
 
 def run_ray(config: BulkConfig, parts: Sequence[Part], workers: int | None = None) -> Iterator[PartReport]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from dfmamba.bulk.inputs import Item, digest
+from dfmamba.extras import need
 from dfmamba.hands.camera import Camera
 from dfmamba.io.files import write_atomic
 
@@ -247,16 +246,3 @@ def count(number: int, rows: Sequence[dict[str, Any]]) -> PartReport:
         failed=len(failed),
         faults=tuple(f"{row['path']}: {row['error']}" for row in failed[:EXAMPLES]),
     )
-
-
-def need(extra: str, *names: str) -> tuple[ModuleType, ...]:
-    """Imports optional modules.
-
-    Raises:
-        ImportError: if one is missing; the message names the extra.
-    """
-    try:
-        return tuple(importlib.import_module(name) for name in names)
-    except ImportError as error:
-        library = names[0].split(".")[0]
-        raise ImportError(f"this needs {library}: pip install 'dfmamba[{extra}]'") from error

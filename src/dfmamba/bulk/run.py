@@ -13,8 +13,9 @@ from typing import Any
 from dfmamba.bulk.cluster import run_ray
 from dfmamba.bulk.inputs import find_items
 from dfmamba.bulk.local import devices_of, run_local
-from dfmamba.bulk.parts import BulkConfig, Part, PartReport, cut, need, open_folder, read_report
+from dfmamba.bulk.parts import BulkConfig, Part, PartReport, cut, open_folder, read_report
 from dfmamba.bulk.worker import fingerprint
+from dfmamba.extras import need
 
 ENGINES = ("local", "ray")
 REDRAW_S, LINE_S = 0.5, 30.0

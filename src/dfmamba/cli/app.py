@@ -33,7 +33,7 @@ def run(options: Namespace) -> int:
         OSError: the address can't be used, or a file can't be read.
     """
     from dfmamba.app.config import AppConfig
-    from dfmamba.bulk.parts import need
+    from dfmamba.extras import need
 
     try:
         need("app", "fastapi", "uvicorn", "python_multipart")

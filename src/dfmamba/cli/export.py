@@ -50,7 +50,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--detector",
         type=str,
-        help="with --format browser: built-in, none or the folder of a detector (built-in, if it is there)",
+        help="with --format browser: built-in (the default), none, or the folder of a detector",
     )
     parser.add_argument("--no-check", action="store_true", help="write without comparing with PyTorch")
 

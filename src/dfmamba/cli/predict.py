@@ -120,7 +120,7 @@ def run(options: Namespace) -> int:
     from dfmamba.cli.main import fail
     from dfmamba.io import find_images
 
-    box = None if options.box is None else parse_box(options.box)
+    box = None if options.box is None else _box(options.box)
     if not 0.0 <= options.threshold <= 1.0:
         raise ValueError(f"--threshold: expected a value from 0 to 1, got {options.threshold}")
     bulk = {name: options[name] for name in predict_bulk.OPTIONS if options[name] is not None}
@@ -290,18 +290,10 @@ def load_detector(name: str, device: str) -> Detector | GivenBoxes | None:
         raise ValueError(f"--detector {reason}") from error
 
 
-def parse_box(text: str) -> tuple[float, float, float, float]:
-    """Read "x0,y0,x1,y1".
-
-    Raises:
-        ValueError: if it is not four finite numbers, or the box is empty.
-    """
-    from math import isfinite
+def _box(text: str) -> tuple[float, float, float, float]:
+    from dfmamba.hands.affine import parse_box
 
     try:
-        x0, y0, x1, y1 = (float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"--box: expected four numbers x0,y0,x1,y1, got {text!r}") from None
-    if not all(map(isfinite, (x0, y0, x1, y1))) or x1 <= x0 or y1 <= y0:
-        raise ValueError(f"--box: expected finite numbers with x0 < x1 and y0 < y1, got {text!r}")
-    return x0, y0, x1, y1
+        return parse_box(text)
+    except ValueError as error:
+        raise ValueError(f"--box: {error}") from None

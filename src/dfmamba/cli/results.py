@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from dfmamba.predict import Prediction
     from dfmamba.view import Viewer
 
-LIST_SCHEMA = "dfmamba.predictions/1"
-
 
 def output_names(
     pictures: Sequence[Path], out: Path, suffixes: Sequence[str] = (".json", ".png")
@@ -67,7 +65,7 @@ def save_list(path: Path, predictions: Sequence[Prediction], failures: Sequence[
     """
     from dfmamba.cli.main import one_line
     from dfmamba.io import write_atomic
-    from dfmamba.predict.result import format_json
+    from dfmamba.predict.result import LIST_SCHEMA, format_json
 
     content = {
         "schema": LIST_SCHEMA,

@@ -19,11 +19,11 @@ VALIDATION_SEED = 90_000
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Declare the options of `dfmamba train detector`: every field of `DetectorConfig`."""
-    from dfmamba.train.detector_pool import DetectorConfig
+    """Declare the options of `dfmamba train detector`: every field of `DetectorRun`."""
+    from dfmamba.train.detector_pool import DetectorRun
 
     add_run_options(parser)
-    parser.add_class_arguments(DetectorConfig, None)
+    parser.add_class_arguments(DetectorRun, None)
 
 
 def run(options: Namespace) -> int:
@@ -35,7 +35,7 @@ def run(options: Namespace) -> int:
     """
     from dfmamba.models import MODELS
     from dfmamba.train.augment import AugmentConfig
-    from dfmamba.train.detector_pool import DetectorConfig, open_pool
+    from dfmamba.train.detector_pool import DetectorRun, open_pool
     from dfmamba.train.detector_task import DetectorTask
     from dfmamba.train.engine import train
     from dfmamba.train.parallel import Ranks
@@ -44,7 +44,7 @@ def run(options: Namespace) -> int:
     values = options.as_dict()
     chosen = run_options(values)
     values["augment"] = AugmentConfig(**values["augment"])
-    config = DetectorConfig(**values)
+    config = DetectorRun(**values)
     if chosen.print_config:
         return print_config(config)
     task = DetectorTask(config)

@@ -49,9 +49,8 @@ class NetworkDetector:
 
     def __init__(self, model: nn.Module | str = NAME, device: str | torch.device = "cpu") -> None:
         network: Any = model if isinstance(model, nn.Module) else load(model)
-        kind = network.config.head.to_dict().get("kind")
-        if kind != "detector":
-            raise ValueError(f"model {network.config.name!r} is no detector of hands (its head is {kind!r})")
+        if not network.config.detects:
+            raise ValueError(f"model {network.config.name!r} is no detector of hands")
         self.stride = network.head.stride
         self.image_size = int(network.config.image_size)
         self.device = check_device(str(device))

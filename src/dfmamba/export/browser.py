@@ -25,7 +25,7 @@ from dfmamba.fuse import fuse
 from dfmamba.hands.skeleton import BONES, FINGER_COLORS_RGB, FINGERS, JOINT_NAMES, REFERENCE_BONES_MM
 from dfmamba.hands.upright import CLOSE_FACTOR
 from dfmamba.io.files import write_atomic
-from dfmamba.models import PACKAGED, HandPoseModel, load
+from dfmamba.models import HandPoseModel, load
 from dfmamba.predict import find, lift, looks, result
 
 WEB = Path(__file__).parent / "web"
@@ -83,12 +83,12 @@ class _MapTensor(nn.Module):
 
 
 def find_detector(name: str | None) -> HandPoseModel | None:
-    """The detector of `--detector`: "built-in", "none" or a folder; None: the built-in one if it is there.
+    """The detector of `--detector`: "built-in" (also for None), "none", or a folder.
 
     Raises:
         ValueError, OSError: see `dfmamba.models.load`.
     """
-    if name == NONE or (name is None and not (PACKAGED / network.NAME).is_dir()):
+    if name == NONE:
         return None
     return load(network.NAME if name is None or name == BUILT_IN else name)
 
@@ -100,7 +100,7 @@ def detector_subject(model: HandPoseModel) -> Subject:
         ValueError: the model is none.
     """
     config = model.config
-    if config.head.to_dict().get("kind") != "detector" or config.in_chans != 3:
+    if not config.detects or config.in_chans != 3:
         raise ValueError(f"--detector {config.name}: is no detector of hands in colour pictures")
     original = _MapTensor(model.eval())
     metadata = {
@@ -123,6 +123,7 @@ def detector_settings(model: HandPoseModel) -> dict[str, Any]:
         "stride": int(model.head.stride),  # type: ignore[arg-type]
         "least": decode.LEAST_SCORE,
         "most": decode.MOST,
+        "most_sure": decode.MOST_SURE,
         "iou": inspect.signature(suppress).parameters["most_iou"].default,
         "worth": network.WORTH,
         "most_again": network.MOST_AGAIN,

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import warnings
 from collections.abc import Iterator
-from types import ModuleType
 
 import torch
 
 import dfmamba
 from dfmamba.export.config import ExportConfig
 from dfmamba.export.subject import INPUT_NAME, Subject
+from dfmamba.extras import need
 from dfmamba.ops import use_backend
 from dfmamba.ops.deformable_sample.export import sampling_form
 from dfmamba.ops.selective_scan.export import scan_form
 
 TRACED_BATCH = 2
 """Batch size of the example that is traced: 0 and 1 would be taken as constants."""
-
-
-def need(*names: str) -> tuple[ModuleType, ...]:
-    """Imports optional modules.
-
-    Raises:
-        ImportError: if one is missing; the message names the extra.
-    """
-    try:
-        return tuple(importlib.import_module(name) for name in names)
-    except ImportError as error:
-        raise ImportError(f"this needs {names[0].split('.')[0]}: pip install 'dfmamba[export]'") from error
 
 
 @contextlib.contextmanager
@@ -68,7 +55,7 @@ def onnx_bytes(subject: Subject, config: ExportConfig | None = None) -> bytes:
         ValueError: the exporter can't express the network.
     """
     config = config or ExportConfig()
-    need("onnx", "onnxscript")
+    need("export", "onnx", "onnxscript")
     forms = ("auto", "auto") if config.operators == "auto" else ("unrolled", "basic")
     dynamic = {INPUT_NAME: {0: torch.export.Dim("batch", min=1)}} if config.batch is None else None
     with torch.no_grad(), use_backend("export"), scan_form(forms[0]), sampling_form(forms[1]), _quiet():

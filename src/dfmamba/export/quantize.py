@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from dfmamba.export.onnx_file import need
 from dfmamba.export.subject import INPUT_NAME
+from dfmamba.extras import need
 
 CALIBRATION_CROPS = 256
 STEM = 2
@@ -31,8 +31,8 @@ def int8_bytes(content: bytes, crops: Tensor) -> bytes:
     Raises:
         ImportError: a library of the extra `export` is missing.
     """
-    onnx, quantization = need("onnx", "onnxruntime.quantization")
-    (shapes,) = need("onnxruntime.quantization.shape_inference")
+    onnx, quantization = need("export", "onnx", "onnxruntime.quantization")
+    (shapes,) = need("export", "onnxruntime.quantization.shape_inference")
     with tempfile.TemporaryDirectory() as folder:
         plain, ready, small = (str(Path(folder) / name) for name in ("a.onnx", "b.onnx", "c.onnx"))
         Path(plain).write_bytes(content)

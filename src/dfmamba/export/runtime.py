@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dfmamba.export.onnx_file import need
 from dfmamba.export.subject import POSE_OUTPUTS, SCHEMA
+from dfmamba.extras import need
 from dfmamba.heads import HandPoseOutput
 from dfmamba.models import ModelConfig
 
@@ -28,7 +28,7 @@ def open_session(source: str | Path | bytes, threads: int = 0):
         OSError: the file can't be read.
         ValueError: it is no ONNX file that onnxruntime can run.
     """
-    (runtime,) = need("onnxruntime")
+    (runtime,) = need("export", "onnxruntime")
     name = "the exported network" if isinstance(source, bytes) else str(source)
     content = source if isinstance(source, bytes) else Path(source).read_bytes()
     options = runtime.SessionOptions()

@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dfmamba.bulk.parts import COLUMNS, MANIFEST, need
+from dfmamba.bulk.parts import COLUMNS, MANIFEST
 from dfmamba.bulk.parts import SCHEMA as BULK_SCHEMA
+from dfmamba.extras import need
 from dfmamba.formats.writing import Summary
 from dfmamba.hands.skeleton import JOINT_NAMES
-from dfmamba.predict.result import SCALE, SCHEMA, Hand, Prediction
+from dfmamba.predict.result import LIST_SCHEMA, SCALE, SCHEMA, Hand, Prediction
 from dfmamba.video.film import SCHEMA as FILM_SCHEMA
 from dfmamba.video.film import as_prediction, read_film
 
-LIST_SCHEMA = "dfmamba.predictions/1"
 SUFFIXES = (".json", ".jsonl", ".parquet")
 _FAILED = "pictures could not be predicted and are left out"
 _ROWS = 4096

@@ -105,6 +105,21 @@ def check_box(box_xyxy: Sequence[float] | np.ndarray) -> np.ndarray:
     return box
 
 
+def parse_box(text: str) -> tuple[float, float, float, float]:
+    """Read "x0,y0,x1,y1".
+
+    Raises:
+        ValueError: if it is not four finite numbers, or the box is empty.
+    """
+    try:
+        x0, y0, x1, y1 = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"expected four numbers x0,y0,x1,y1, got {text!r}") from None
+    if not all(map(math.isfinite, (x0, y0, x1, y1))) or x1 <= x0 or y1 <= y0:
+        raise ValueError(f"expected finite numbers with x0 < x1 and y0 < y1, got {text!r}")
+    return x0, y0, x1, y1
+
+
 def box_of_points(points: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     """Tight box of points.
 

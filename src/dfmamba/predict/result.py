@@ -18,6 +18,9 @@ from dfmamba.hands.skeleton import JOINT_NAMES, NUM_JOINTS
 from dfmamba.io.files import write_atomic
 
 SCHEMA = "dfmamba.prediction/1"
+LIST_SCHEMA = "dfmamba.predictions/1"
+"""Of a file with the predictions of many pictures, `dfmamba predict --json`."""
+
 SIDES = ("right", "left")
 ROOTS = ("wrist", "camera")
 SCALE = "reference hand"

@@ -6,7 +6,7 @@ import itertools
 import re
 import signal
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -117,6 +117,30 @@ class Ahead:
             self._coming[:] = [iter(loader)]
         self._next = number + 1
         return next(self._coming[0])
+
+
+class Composed(Dataset[Any]):
+    """Item `step` is the batch that a pool composes for that step.
+
+    Args:
+        pool: has `compose(step)`.
+        reopen: gives the same pool in another process, where a pickled copy would hold all pictures; it maps
+            them again.
+        settings: arguments of `reopen`.
+    """
+
+    def __init__(self, pool: Any, reopen: Callable[..., Any], *settings: Any) -> None:
+        self.pool, self.reopen, self.settings = pool, reopen, settings
+
+    def __getitem__(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.pool.compose(step)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.reopen, *self.settings)
+
+
+def _reopened(reopen: Callable[..., Any], *settings: Any) -> Composed:
+    return Composed(reopen(*settings), reopen, *settings)
 
 
 def _outlive_a_signal(_: int) -> None:

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from dfmamba.data.synthetic.cache import ShardedHands
 from dfmamba.data.synthetic.people_shards import PeopleShards
 from dfmamba.heads.detector_losses import HAND, IGNORED
 from dfmamba.train.augment import AugmentConfig, join, photograph, random_crops, warp
 from dfmamba.train.config import RunConfig
-from dfmamba.train.dataset_source import Ahead
+from dfmamba.train.dataset_source import Ahead, Composed
 from dfmamba.train.parallel import Ranks
 from dfmamba.train.pool import DEPTH_KIND, LAYERS
 
@@ -40,7 +38,7 @@ SMALLEST = 10.0
 
 
 @dataclass(frozen=True)
-class DetectorConfig(RunConfig):
+class DetectorRun(RunConfig):
     """Training of the hand detector.
 
     Attributes:
@@ -171,7 +169,7 @@ class DetectorPool:
 
     def __init__(
         self,
-        config: DetectorConfig,
+        config: DetectorRun,
         image_size: int,
         hands: Layers,
         people: Layers | None,
@@ -181,7 +179,9 @@ class DetectorPool:
         self.config, self.ranks = config, ranks or Ranks()
         self.size = config.crop or image_size
         self.hands, self.people, self.backgrounds = hands, people, backgrounds
-        self._ahead = Ahead(_Composed(self), config.ahead)
+        self._ahead = Ahead(
+            Composed(self, open_pool, replace(config, ahead=0), image_size, ranks), config.ahead
+        )
 
     def batch(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Pictures (B, 3, S, S) in [0, 1] and the target of `dfmamba.heads.detector_losses.detector_loss`."""
@@ -287,26 +287,7 @@ def _resize(side: int, size: int) -> Tensor:
     return torch.tensor([[scale, 0, 0.5 * scale - 0.5], [0, scale, 0.5 * scale - 0.5]])
 
 
-class _Composed(Dataset[Any]):
-    """Item `step` is the batch of that step."""
-
-    def __init__(self, pool: DetectorPool) -> None:
-        self.pool = pool
-
-    def __getitem__(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.pool.compose(step)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A copy for another process maps the shards again; pickled arrays would hold all pictures.
-        pool = self.pool
-        return _open_composed, (pool.config, pool.size, pool.ranks)
-
-
-def _open_composed(config: DetectorConfig, size: int, ranks: Ranks) -> _Composed:
-    return _Composed(open_pool(replace(config, ahead=0), size, ranks))
-
-
-def open_pool(config: DetectorConfig, image_size: int, ranks: Ranks | None = None) -> DetectorPool:
+def open_pool(config: DetectorRun, image_size: int, ranks: Ranks | None = None) -> DetectorPool:
     """The pool of a configuration's folders.
 
     Raises:

@@ -9,7 +9,7 @@ from torch import Tensor
 from dfmamba.heads.detector import DetectorHead
 from dfmamba.heads.detector_losses import DetectorLossConfig, detector_loss
 from dfmamba.models import MODELS, HandPoseModel
-from dfmamba.train.detector_pool import DetectorConfig
+from dfmamba.train.detector_pool import DetectorRun
 
 
 class DetectorTask:
@@ -23,8 +23,8 @@ class DetectorTask:
         ValueError: unknown model, or one that is no detector.
     """
 
-    def __init__(self, config: DetectorConfig, weights: DetectorLossConfig | None = None) -> None:
-        known = [name for name, model in MODELS.items() if model.head.to_dict().get("kind") == "detector"]
+    def __init__(self, config: DetectorRun, weights: DetectorLossConfig | None = None) -> None:
+        known = [name for name, model in MODELS.items() if model.detects]
         if config.model not in known:
             raise ValueError(f"model {config.model!r} is no detector; known: {', '.join(sorted(known))}")
         self.config, self.weights = config, weights or DetectorLossConfig()

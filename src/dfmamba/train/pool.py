@@ -13,12 +13,10 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from dfmamba.data.index import cache_root
 from dfmamba.data.synthetic.appearance import SKIN_RAMP_SRGB
@@ -38,7 +36,7 @@ from dfmamba.train.augment import (
     swap_mirrored,
 )
 from dfmamba.train.config import DataConfig, TrainConfig
-from dfmamba.train.dataset_source import Ahead
+from dfmamba.train.dataset_source import Ahead, Composed
 from dfmamba.train.parallel import Ranks
 
 SHARD = 2000
@@ -105,7 +103,7 @@ class Pool:
     ) -> None:
         self.ranks = ranks or Ranks()
         self.config, self.image_size, self.patience_s = config, config.crop or image_size, patience_s
-        self._ahead = Ahead(_Composed(self), workers)
+        self._ahead = Ahead(Composed(self, Pool, config, image_size, ranks, patience_s), workers)
         self.folder = cache_folder(config.data)
         self.backgrounds = render_backgrounds(config.data)
         self.loaded = 0
@@ -177,25 +175,6 @@ class Pool:
             config.augment,
             generator,
         )
-
-
-class _Composed(Dataset[Any]):
-    """Item `step` is the batch of that step."""
-
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
-
-    def __getitem__(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.pool.compose(step)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A copy for another process maps the shards again; pickled arrays would hold all pictures.
-        pool = self.pool
-        return _open_composed, (pool.config, pool.image_size, pool.ranks, pool.patience_s)
-
-
-def _open_composed(*settings: Any) -> _Composed:
-    return _Composed(Pool(*settings))
 
 
 def make_batch(

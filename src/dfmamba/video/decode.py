@@ -54,7 +54,7 @@ class FilmFrames(FrameReader):
             raise ValueError(f"{path}: {len(self._first)} readable frames, a film has more")
 
     def _open(self, name: str, shown: str, format: str | None = None, options: Any = None) -> None:
-        from dfmamba.bulk.parts import need
+        from dfmamba.extras import need
 
         (av,) = need("video", "av")
         self.name, self._av = shown, av
@@ -239,7 +239,7 @@ def camera_address(number: int) -> tuple[str, str]:
     if sys.platform == "darwin":
         return f"{number}:none", "avfoundation"
     if sys.platform == "win32":
-        from dfmamba.bulk.parts import need
+        from dfmamba.extras import need
 
         (device,) = need("video", "av.device")
         found = [one for one in device.enumerate_input_devices("dshow") if "video" in one.media_types]

@@ -37,7 +37,7 @@ class OverlayWriter:
     """
 
     def __init__(self, path: str | os.PathLike[str], fps: float | Fraction, size: tuple[int, int]) -> None:
-        from dfmamba.bulk.parts import need
+        from dfmamba.extras import need
 
         (av,) = need("video", "av")
         self.path, self._av, self.size = Path(path), av, size

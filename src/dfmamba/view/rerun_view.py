@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from dfmamba.bulk.parts import need
 from dfmamba.draw.canvas import BONE_COLORS, SIDE_COLORS, joint_color
+from dfmamba.extras import need
 from dfmamba.formats.glb import side_by_side_mm
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import BONES, NUM_JOINTS

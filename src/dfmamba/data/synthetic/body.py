@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dfmamba.data.synthetic.hand import ASSETS
+from dfmamba.data.synthetic.hand import ASSETS, read_asset
 
 LIPS, BROWS, FLUSH, SCALP = range(4)
 """Columns of `BodyModel.paint`."""
@@ -67,13 +67,7 @@ class BodyModel:
     @staticmethod
     @lru_cache(maxsize=4)
     def _load(path: str) -> BodyModel:
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                return BodyModel({name: archive[name] for name in archive.files})
-        except FileNotFoundError as error:
-            raise OSError(
-                f"body asset {path} not found; reinstall dfmamba, or bake it with tools/bake_body.py"
-            ) from error
+        return BodyModel(read_asset(path, "body"))
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> BodyModel:

@@ -107,6 +107,21 @@ class PosedHand:
     shifts: np.ndarray
 
 
+def read_asset(path: str, kind: str) -> dict[str, np.ndarray]:
+    """The arrays of a baked mesh, "hand" or "body".
+
+    Raises:
+        OSError: there is none; the message says how to get it.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise OSError(
+            f"{kind} asset {path} not found; reinstall dfmamba, or bake it with tools/bake_{kind}.py"
+        ) from error
+
+
 class HandModel:
     """The hand and forearm mesh with its shape basis and rig, read from `assets/hand.npz`.
 
@@ -146,13 +161,7 @@ class HandModel:
     @staticmethod
     @lru_cache(maxsize=4)
     def _load(path: str) -> HandModel:
-        try:
-            with np.load(path) as archive:
-                return HandModel({name: archive[name] for name in archive.files})
-        except FileNotFoundError as error:
-            raise OSError(
-                f"hand asset {path} not found; reinstall dfmamba, or bake it with tools/bake_hand.py"
-            ) from error
+        return HandModel(read_asset(path, "hand"))
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> HandModel:

@@ -11,8 +11,8 @@ import { warp } from './warp.js';
  *
  * @param run the detector: Float32Array of 3 * size * size to its map (5, cells, cells), flat: logit of the
  *   score, centre from the cell's and logarithms of width and height, in cells.
- * @param settings size, stride, least (score), iou, most (before suppression), and of the second look worth,
- *   most_again, again_factor, same, unseen.
+ * @param settings size, stride, least and most_sure (scores), iou, most (before suppression), and of the second
+ *   look worth, most_again, again_factor, same, unseen.
  * @returns [{box, score}] in pixels of the picture, by falling score.
  */
 export async function detect(run, picture, settings) {
@@ -53,14 +53,14 @@ async function look(run, picture, square, settings) {
 }
 
 /** Local maxima of the score, as boxes of the detector's square picture, without overlapping ones. */
-export function decode(maps, { size, stride, least, iou, most }) {
+export function decode(maps, { size, stride, least, iou, most, most_sure }) {
   const cells = size / stride;
   const area = cells * cells;
   const found = [];
   for (let y = 0; y < cells; y++) {
     for (let x = 0; x < cells; x++) {
       const at = y * cells + x;
-      const score = Math.min(1 / (1 + Math.exp(-maps[at])), 1 - 1e-6);
+      const score = Math.min(1 / (1 + Math.exp(-maps[at])), most_sure);
       if (score < least || !isPeak(maps, x, y, cells)) continue;
       const [dx, dy, w, h] = [1, 2, 3, 4].map((k) => maps[k * area + at]);
       const [u, v] = [(x + 0.5 + dx) * stride - 0.5, (y + 0.5 + dy) * stride - 0.5];
