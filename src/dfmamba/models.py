@@ -7,6 +7,7 @@ Hugging Face layout. Nothing is ever unpickled.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -323,13 +324,31 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def count_macs(module: nn.Module, shape: tuple[int, ...]) -> int:
-    """Multiply-adds of the convolutions and matrix products of a forward pass, without scans and sampling."""
+def count_macs(module: nn.Module, shape: tuple[int, ...], scans: bool = False) -> int:
+    """Multiply-adds of a forward pass.
+
+    Args:
+        module: takes one tensor.
+        shape: of that tensor.
+        scans: also count selective scans (9 operations a state and step, as VMamba counts them, taken as 4.5)
+            and deformable sampling (4 neighbours and a weight an anchor and channel). Published figures and
+            other tools mostly count convolutions and matrix products only.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
+    import dfmamba.ops  # noqa: F401 (registers the operators)
+
+    def of_scan(u: Any, delta: Any, A: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return 9 * math.prod(u) * A[-1]
+
+    def of_sampling(x: Any, offsets: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return 2 * 5 * offsets[2] * math.prod(x)
+
+    own = torch.ops.dfmamba
+    custom = {own.selective_scan: of_scan, own.deformable_sample: of_sampling}
     was_training = module.training
     device = next(module.parameters()).device
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=custom if scans else None) as counter:
         module.eval()(torch.zeros(shape, device=device))
     module.train(was_training)
     return counter.get_total_flops() // 2

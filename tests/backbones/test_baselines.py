@@ -263,3 +263,17 @@ def test_maps_of_transformers_are_normed() -> None:
         swin = build("swin_tiny", out_indices=(1, 3))
     assert [type(norm) for norm in swin.norms] == [LayerNorm2d] * 2
     assert [norm.normalized_shape for norm in swin.norms] == [(192,), (768,)]
+
+
+def test_the_body_can_have_another_size() -> None:
+    small = build("convnext_tiny", body={"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)})
+    assert small.feature_info.channels() == [8, 16, 24, 32]
+    config = ModelConfig(
+        "small", "convnext_tiny", {"body": {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}}
+    )
+    assert ModelConfig.from_dict(config.to_dict()).backbone_args["body"]["dims"] is not None
+
+
+def test_an_unknown_argument_of_the_body_is_an_error() -> None:
+    with pytest.raises(TypeError, match="dimms"):
+        build("convnext_tiny", body={"dimms": (8, 16, 24, 32)})

@@ -7,7 +7,7 @@ with the extra `baselines`. Weights are random, or read from a local safetensors
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,11 +31,14 @@ class BaselineConfig:
         timm_name: of `timm.create_model`; also the layout of files of weights.
         in_chans: channels of the picture.
         drop_path_rate: stochastic depth of the last block; earlier ones grow linearly from 0.
+        body: other arguments of `timm.create_model`, for networks of another size, such as `depths` and
+            `dims`.
     """
 
     timm_name: str
     in_chans: int = 3
     drop_path_rate: float = 0.0
+    body: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.in_chans < 1:
@@ -54,7 +57,7 @@ class BaselineConfig:
     @property
     def arguments(self) -> dict[str, Any]:
         """Arguments of `timm.create_model`."""
-        return {"in_chans": self.in_chans, "drop_path_rate": self.drop_path_rate}
+        return {**self.body, "in_chans": self.in_chans, "drop_path_rate": self.drop_path_rate}
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ class DSSMConfig:
         residual: scan x + sampled instead of sampled alone.
         norm: normalise the sampled features before the scan.
         reverse: scan from the last token to the first.
+        directions: 1 scans in raster order; 2 also from the other end; 4 also along columns, from either
+            end. The mean of all goes on; sampling, maps and decay rates are shared.
     """
 
     d_state: int = 1
@@ -51,6 +53,7 @@ class DSSMConfig:
     residual: bool = True
     norm: bool = True
     reverse: bool = False
+    directions: Literal[1, 2, 4] = 1
 
     def __post_init__(self) -> None:
         for name, allowed in (("weights", ("dynamic", "static")), ("params_from", ("x", "sampled"))):
@@ -58,6 +61,8 @@ class DSSMConfig:
                 raise ValueError(f"DSSMConfig.{name} must be one of {allowed}, got {getattr(self, name)!r}")
         if self.offset_reach is not None and not self.offset_reach > 0:
             raise ValueError(f"DSSMConfig.offset_reach must be positive or None, got {self.offset_reach}")
+        if self.directions not in (1, 2, 4):
+            raise ValueError(f"DSSMConfig.directions must be 1, 2 or 4, got {self.directions!r}")
         if self.d_state < 1 or self.offset_groups < 1 or self.dt_rank < 0:
             raise ValueError(
                 f"d_state and offset_groups must be at least 1 and dt_rank at least 0, got {self}"
@@ -163,16 +168,26 @@ class DSSM(nn.Module):
         return {"A_log", "D", "dt_bias", "sampler.anchors", "sampler.weight"}
 
     def forward(self, x: Tensor) -> Tensor:
-        b, c, h, w = x.shape
         u = x
         if self.sampler is not None:
             sampled = self.sampler(x)
             u = x + sampled if self.config.residual else sampled
             if self.norm is not None:
                 u = self.norm(u)
-        source = (x if self.config.params_from == "x" else u).flatten(2)
-        tokens = u.flatten(2)
-        if self.config.reverse:
+        source = x if self.config.params_from == "x" else u
+        routes = [(False, False), (False, True), (True, False), (True, True)][: self.config.directions]
+        y = self._scan(source, u, *routes[0])
+        for columns, backwards in routes[1:]:
+            y = y + self._scan(source, u, columns, backwards)
+        return y / len(routes) if len(routes) > 1 else y
+
+    def _scan(self, source: Tensor, u: Tensor, columns: bool, backwards: bool) -> Tensor:
+        """Scan the map `u` along rows or columns, with step, B and C of `source`."""
+        if columns:
+            source, u = source.transpose(2, 3), u.transpose(2, 3)
+        size = u.shape[2:]
+        source, tokens = source.flatten(2), u.flatten(2)
+        if backwards != self.config.reverse:
             source, tokens = source.flip(-1), tokens.flip(-1)
         # As rows of channels, which is how the maps lie in memory and what the scan reads without copies.
         projected = F.linear(source.transpose(1, 2), self.x_proj.weight.flatten(1))
@@ -188,9 +203,10 @@ class DSSM(nn.Module):
             delta_softplus=True,
         )
         assert isinstance(y, Tensor)
-        if self.config.reverse:
+        if backwards != self.config.reverse:
             y = y.flip(-1)
-        return y.reshape(b, c, h, w)
+        y = y.reshape(*y.shape[:2], *size)
+        return y.transpose(2, 3) if columns else y
 
     def decay_rates(self) -> Tensor:
         """A of the scan, (C, N), negative."""
