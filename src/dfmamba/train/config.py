@@ -16,6 +16,13 @@ def default_kinds() -> dict[str, float]:
     return {"single": 0.56, "two": 0.17, "object": 0.13, "ego": 0.09, "depth": 0.05}
 
 
+def dense_head_loss() -> LossConfig:
+    """Weights of the loss that suit the light head; set `image_size` and `depth_range` for the crops."""
+    return LossConfig(
+        joint=3.0, anchor=0.3, anchor_z=0.0, z=0.5, tau_z=2.0, confidence=2.0, presence=10.0, vote=20.0
+    )
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where the pictures come from: rendered once into shards, recomposed anew in every step.
@@ -174,11 +181,7 @@ class TrainConfig(RunConfig):
     crop: int | None = None
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    loss: LossConfig = field(
-        default_factory=lambda: LossConfig(
-            joint=3.0, anchor=0.3, anchor_z=0.0, z=0.5, tau_z=2.0, confidence=2.0, presence=10.0, vote=20.0
-        )
-    )
+    loss: LossConfig = field(default_factory=dense_head_loss)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:

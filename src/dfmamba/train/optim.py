@@ -95,7 +95,7 @@ def build_optimizer(config: RunConfig, model: HandPoseModel) -> torch.optim.Opti
     """The optimiser of a run; see `RunConfig.optimizer`."""
     if config.optimizer == "adamw":
         groups = parameter_groups(model, config.weight_decay, config.layer_decay)
-        return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99))
+        return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99), fused=config.sharding != "fsdp")
     scales = layer_scales(model, config.layer_decay)
     members: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
