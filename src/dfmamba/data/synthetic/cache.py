@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dfmamba.data.synthetic import raster
-from dfmamba.data.synthetic.generator import KINDS, Compose, SyntheticConfig, SyntheticHands
+from dfmamba.data.synthetic.generator import KINDS, Backdrop, Compose, SyntheticConfig, SyntheticHands
 from dfmamba.data.synthetic.post import recompose
 
 __all__ = ["LAYERS", "ShardedHands", "recompose", "render_shards"]
@@ -88,9 +88,10 @@ def _render_shard(
     folder: Path,
     layers: Sequence[str],
     compose: Compose | None,
+    backdrop: Backdrop | None,
 ) -> None:
     """Renders samples first..first+count into `folder`, which appears only when it is complete."""
-    hands = SyntheticHands(config, compose)
+    hands = SyntheticHands(config, compose, backdrop)
     draft = folder.with_name(folder.name + ".part")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -161,6 +162,7 @@ def render_shards(
     layers: Sequence[str] = ("hand", "full", "mask"),
     compose: Compose | None = None,
     progress: bool = True,
+    backdrop: Backdrop | None = None,
 ) -> Path:
     """Renders samples start..start+count to `folder`, in shards.
 
@@ -179,6 +181,7 @@ def render_shards(
         layers: which of `LAYERS` to store.
         compose: as for `SyntheticHands`.
         progress: print a line with samples per second to standard error.
+        backdrop: as for `SyntheticHands`.
 
     Returns:
         The folder.
@@ -199,7 +202,15 @@ def render_shards(
         target = folder / f"shard-{first:09d}"
         if not target.exists():
             tasks.append(
-                (config, first, min(shard_size, start + count - first), target, tuple(layers), compose)
+                (
+                    config,
+                    first,
+                    min(shard_size, start + count - first),
+                    target,
+                    tuple(layers),
+                    compose,
+                    backdrop,
+                )
             )
     raster.warm_up()
     if workers == 0:
@@ -258,7 +269,7 @@ class ShardedHands:
         self.labels: dict[str, np.ndarray] = {
             name: np.concatenate([one[name] for one in loaded]) for name in loaded[0]
         }
-        self._pictures = [
+        self.pictures = [
             {name: np.load(shard / f"{name}.npy", mmap_mode="r") for name in self.layers} for shard in shards
         ]
         self._ends = np.cumsum([len(one["kind"]) for one in loaded])
@@ -272,5 +283,5 @@ class ShardedHands:
         i %= len(self)
         shard = int(np.searchsorted(self._ends, i, side="right"))
         row = i - (int(self._ends[shard - 1]) if shard else 0)
-        pictures = {name: np.asarray(array[row]) for name, array in self._pictures[shard].items()}
+        pictures = {name: np.asarray(array[row]) for name, array in self.pictures[shard].items()}
         return {**pictures, **{name: values[i] for name, values in self.labels.items()}}

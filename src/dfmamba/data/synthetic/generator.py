@@ -24,6 +24,8 @@ _CHOICE, _APPEARANCE, _LIGHT, _BACKGROUND, _POST, _DEPTH, _TEXTURE = range(100, 
 _DEPTH_SCENES = ("single", "two", "object")
 
 Compose = Callable[[int, int, str, int], SceneGeometry]
+Backdrop = Callable[[np.random.Generator, int], np.ndarray]
+"""Draws (size, size, 3) uint8 sRGB to put behind a scene."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,19 @@ class SyntheticHands:
     processes for more cores.
     """
 
-    def __init__(self, config: SyntheticConfig | None = None, compose: Compose | None = None) -> None:
+    def __init__(
+        self,
+        config: SyntheticConfig | None = None,
+        compose: Compose | None = None,
+        backdrop: Backdrop | None = None,
+    ) -> None:
         """Prepares the generator.
 
         Args:
             config: what to generate.
             compose: makes the geometry from (seed, index, kind, size); by default
                 `dfmamba.data.synthetic.scenes.compose`.
+            backdrop: draws what is behind; by default `dfmamba.data.synthetic.background.sample_background`.
 
         Raises:
             ImportError: Warp is not installed.
@@ -128,6 +136,7 @@ class SyntheticHands:
 
             compose = scenes.compose
         self._compose: Compose = compose
+        self._backdrop = backdrop
         raster.load_kernels()
 
     def __getitem__(self, index: int) -> HandSample:
@@ -179,7 +188,11 @@ class SyntheticHands:
                 p.colours[0] for part, p in zip(scene.parts, palettes, strict=True) if part.material == SKIN
             ]
             tone = post.encode_srgb(tones[0]) if tones else SKIN_RAMP_SRGB[3]
-            behind = sample_background(self._rng(index, _BACKGROUND), config.size, config.backgrounds, tone)
+            behind_rng = self._rng(index, _BACKGROUND)
+            if self._backdrop is None:
+                behind = sample_background(behind_rng, config.size, config.backgrounds, tone)
+            else:
+                behind = self._backdrop(behind_rng, config.size)
             image = post.recompose(foreground, behind)
             if config.effects:
                 image = post.finish(image, rng)

@@ -35,6 +35,8 @@ _PAIR_SHARES = (0.34, 0.17, 0.13, 0.21, 0.15)
 _DISTRACTOR_SHARE = {"single": 0.25, "object": 0.25, "two": 0.15, "ego": 0.12}
 
 Staged = tuple[list[Actor], Camera, list[Part], dict[str, object]]
+Stage = Callable[[np.random.Generator, np.random.Generator, np.random.Generator, int], Staged]
+"""Makes a scene from the streams of geometry, camera and clutter, and the side of the picture."""
 
 
 def compose(seed: int, index: int, kind: str, size: int) -> SceneGeometry:
@@ -53,10 +55,26 @@ def compose(seed: int, index: int, kind: str, size: int) -> SceneGeometry:
         raise ValueError(f"scene kind {kind!r}: expected one of {', '.join(KINDS)}")
     if seed < 0 or index < 0 or size < 8:
         raise ValueError(f"scene ({seed=}, {index=}, {size=}): seed and index must be >= 0 and size >= 8")
+    return staged(_STAGES[kind], _DISTRACTOR_SHARE[kind], seed, index, kind, size)
+
+
+def staged(
+    stage: Stage, distractor_share: float, seed: int, index: int, kind: str, size: int
+) -> SceneGeometry:
+    """The geometry that a stage makes, with arms that reach out of the picture and bodies behind.
+
+    Args:
+        stage: puts the hands before the camera.
+        distractor_share: how often there is a body behind the hands.
+        seed: of the data set.
+        index: of the picture.
+        kind: name of the scene.
+        size: side of the square picture in pixels.
+    """
     geometry, view, clutter = (np.random.default_rng([seed, index, k]) for k in (GEOMETRY, CAMERA, CLUTTER))
-    actors, camera, extra, notes = _STAGES[kind](geometry, view, clutter, size)
+    actors, camera, extra, notes = stage(geometry, view, clutter, size)
     extra = extra + upper_arms(clutter, actors, camera, size)
-    if clutter.random() < _DISTRACTOR_SHARE[kind]:
+    if clutter.random() < distractor_share:
         behind, notes["distractor"] = distractor(clutter, actors)
         extra = extra + behind
     joints = np.zeros((2, 21, 3), np.float32)
@@ -77,7 +95,7 @@ def _hides_itself(actor: Actor, rotation: np.ndarray) -> bool:
     return bool(forearm > 0.55 or into_view @ fingers > 0.65 * np.linalg.norm(fingers))
 
 
-def _viewed(
+def viewed(
     rng: np.random.Generator, actor: Actor, left: bool, view: str | None = None
 ) -> tuple[Actor, dict[str, object]]:
     """The actor (a right hand) seen from a random side, mirrored if it is to be a left hand."""
@@ -89,26 +107,26 @@ def _viewed(
     return (seen.mirrored() if left else seen), {"view": name}
 
 
-def _single(
+def single_hand(
     geometry: np.random.Generator, view: np.random.Generator, clutter: np.random.Generator, size: int
 ) -> Staged:
     left = bool(geometry.random() < 0.5)
-    actor, notes = _viewed(view, make_actor(geometry, clutter), left)
+    actor, notes = viewed(view, make_actor(geometry, clutter), left)
     near, far = (250.0, 600.0) if notes["view"] == "ego" else (250.0, 1000.0)
     actors, camera = frame(view, [actor], size, (near, far))
     return actors, camera, [], notes
 
 
-def _object(
+def hand_with_object(
     geometry: np.random.Generator, view: np.random.Generator, clutter: np.random.Generator, size: int
 ) -> Staged:
     left = bool(geometry.random() < 0.5)
     if geometry.random() < 0.15:
-        actor, notes = _viewed(view, make_actor(geometry, clutter), left)
+        actor, notes = viewed(view, make_actor(geometry, clutter), left)
         actors, camera = frame(view, [actor], size, (300.0, 1000.0))
         return actors, camera, [_occluder(geometry, actors[0])], {**notes, "held": False}
-    actor, grasp = _holding(geometry, clutter)
-    actor, notes = _viewed(view, actor, left)
+    actor, grasp = hand_holding(geometry, clutter)
+    actor, notes = viewed(view, actor, left)
     held = actor.parts[-1].vertices
     actors, camera = frame(view, [actor], size, (250.0, 1000.0), held if view.random() < 0.5 else None)
     return (
@@ -119,7 +137,7 @@ def _object(
     )
 
 
-def _holding(
+def hand_holding(
     geometry: np.random.Generator, clutter: np.random.Generator, person: int = 0
 ) -> tuple[Actor, Grasp]:
     """A right hand that holds a random solid (the actor's last part)."""
@@ -218,7 +236,7 @@ def _pair_orientation(rng: np.random.Generator, mode: str) -> tuple[np.ndarray, 
     return left, right, direction / np.linalg.norm(direction)
 
 
-def _pair(
+def pair(
     geometry: np.random.Generator, clutter: np.random.Generator, modes: tuple[str, ...], holding: bool = False
 ) -> tuple[list[Actor], dict[str, object]]:
     """Two hands in a common upright frame, the gap between them as the mode wants it."""
@@ -265,7 +283,7 @@ def _mirrored_grasp(grasp: Grasp, rotation: np.ndarray, shift: np.ndarray) -> Gr
     )
 
 
-def _turned_pair(
+def turned_pair(
     view: np.random.Generator, actors: list[Actor], draw: Callable[[np.random.Generator], np.ndarray]
 ) -> list[Actor]:
     for _ in range(12):
@@ -278,15 +296,15 @@ def _turned_pair(
 def _two(
     geometry: np.random.Generator, view: np.random.Generator, clutter: np.random.Generator, size: int
 ) -> Staged:
-    actors, notes = _pair(geometry, clutter, PAIR_MODES)
+    actors, notes = pair(geometry, clutter, PAIR_MODES)
     # Crossing hands were put one before the other, which a large turn would undo.
     spread = np.array([0.4, 0.3, 0.35]) if notes["mode"] == "cross" else np.array([0.6, 0.6, 0.8])
-    actors = _turned_pair(view, actors, lambda rng: euler(*(spread * rng.normal(size=3))))
+    actors = turned_pair(view, actors, lambda rng: euler(*(spread * rng.normal(size=3))))
     actors, camera = frame(view, actors, size, (350.0, 1000.0))
     return actors, camera, [], {**notes, "view": "two"}
 
 
-def _ego_turn(rng: np.random.Generator) -> np.ndarray:
+def ego_turn(rng: np.random.Generator) -> np.ndarray:
     """From the upright frame to a head-mounted camera: forearms come in from below, fingers point away."""
     return euler(0.3 * rng.normal(), -rng.uniform(0.25, 1.2), 0.4 * rng.normal())
 
@@ -297,15 +315,15 @@ def _ego(
     choice = geometry.random()
     if choice < 0.6:
         left = bool(geometry.random() < 0.5)
-        actor = make_actor(geometry, clutter) if choice < 0.25 else _holding(geometry, clutter)[0]
-        actor, notes = _viewed(view, actor, left, "ego")
+        actor = make_actor(geometry, clutter) if choice < 0.25 else hand_holding(geometry, clutter)[0]
+        actor, notes = viewed(view, actor, left, "ego")
         actors, camera = frame(view, [actor], size, (250.0, 600.0))
         return actors, camera, [], {**notes, "held": choice >= 0.25}
     holding = choice >= 0.8
-    actors, notes = _pair(geometry, clutter, ("touch", "near", "apart"), holding)
-    actors = _turned_pair(view, actors, _ego_turn)
+    actors, notes = pair(geometry, clutter, ("touch", "near", "apart"), holding)
+    actors = turned_pair(view, actors, ego_turn)
     actors, camera = frame(view, actors, size, (300.0, 650.0))
     return actors, camera, [], {**notes, "view": "ego", "held": holding}
 
 
-_STAGES: dict[str, Callable[..., Staged]] = {"single": _single, "two": _two, "object": _object, "ego": _ego}
+_STAGES: dict[str, Stage] = {"single": single_hand, "two": _two, "object": hand_with_object, "ego": _ego}
