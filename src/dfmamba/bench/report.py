@@ -101,18 +101,19 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
             continue
     cuda = device.startswith("cuda")
     return {
-        "cpu": _processor(),
+        "cpu": processor(),
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "system": platform.system(),
         "vector": torch.backends.cpu.get_cpu_capability(),
         "device": device,
-        "device_name": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "device_name": torch.cuda.get_device_name(device) if cuda else processor(),
         "versions": versions,
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name of this machine's processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

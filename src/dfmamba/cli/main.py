@@ -43,6 +43,7 @@ VERBS: dict[str, Verb] = {
     "eval": Verb("dfmamba.cli.evaluate", "measure a model on labelled pictures"),
     "data": Verb("dfmamba.cli.data", "check, draw and convert copies of data sets"),
     "reproduce": Verb("dfmamba.cli.reproduce", "the published tables, filled in with what has been run"),
+    "synthhands5": Verb("dfmamba.cli.synthhands5", "a benchmark of backbones that needs no licence"),
     "export": Verb(
         "dfmamba.cli.export", "write a model as an ONNX or torch.export file, or as a page for the browser"
     ),

@@ -1,0 +1,110 @@
+"""One row: its training and measurement, and its learning rate."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from dfmamba.bench.report import processor
+from dfmamba.models import HandPoseModel, count_macs, count_parameters
+from dfmamba.synthhands5.pictures import load_pictures
+from dfmamba.synthhands5.results import Result, measure, read_results, versions, write_result
+from dfmamba.synthhands5.rows import Row, family_of
+from dfmamba.synthhands5.training import HEAD, Batches, BenchmarkRun, BenchmarkTask, predict
+from dfmamba.train.engine import train
+
+RATES = (2e-3, 4e-3, 8e-3)
+"""Grid of peak learning rates, the same for every row."""
+TUNING_STEPS = 250
+TUNING_SEED = 100
+STEPS = BenchmarkRun().steps
+PUBLISHED_RATES: dict[str, dict[str, float]] = {}
+"""Setting -> family -> what the trials behind the published results have chosen."""
+
+
+def run_row(
+    row: Row,
+    setting: str,
+    seed: int,
+    lr: float,
+    results: str | Path,
+    runs: str | Path,
+    data: str | Path | None = None,
+    split: str = "test",
+    steps: int = STEPS,
+    until: int | None = None,
+) -> Result | None:
+    """Trains one row and measures it; a run that was interrupted goes on.
+
+    Args:
+        row: what to train.
+        setting: of the benchmark.
+        seed: of initialisation, order and augmentation.
+        lr: peak learning rate.
+        results: folder of the results.
+        runs: folder of states, logs and weights.
+        data: folder of the pictures; see `load_pictures`.
+        split: to measure on.
+        steps: of the optimiser.
+        until: stop before this step, for tests.
+
+    Returns:
+        The result; None if the run was stopped before its end.
+
+    Raises:
+        OSError: the pictures aren't there.
+        ValueError: unknown setting, or the run's folder holds another run.
+    """
+    folder = Path(runs) / setting / f"{row.name}-{split}-lr{lr:g}-s{seed}"
+    config = BenchmarkRun(
+        out=str(folder), steps=steps, lr=lr, seed=seed, validate_every=steps, setting=setting,
+        entry=row.name, backbone=row.backbone, backbone_args=row.args,
+    )  # fmt: skip
+    began = time.monotonic()
+    source = Batches(load_pictures(setting, "train", data), config.batch_size, seed)
+    model = train(config, source, BenchmarkTask(config), resume=True, until=until)
+    if until is not None and until < steps:
+        return None
+    seconds = time.monotonic() - began
+    result = result_of(model, config, split, seconds, data)
+    write_result(results, result)
+    if split == "val":
+        shutil.rmtree(folder)
+    return result
+
+
+def result_of(
+    model: HandPoseModel, config: BenchmarkRun, split: str, seconds: float, data: str | Path | None
+) -> Result:
+    """Measures a trained model."""
+    pictures = load_pictures(config.setting, split, data)
+    shape = (1, 3, HEAD.image_size, HEAD.image_size)
+    return Result(
+        setting=config.setting, entry=config.entry, seed=config.seed, lr=config.lr, steps=config.steps,
+        batch_size=config.batch_size, **measure(predict(model.eval(), pictures), pictures),
+        parameters=count_parameters(model), macs=count_macs(model, shape, scans=True),
+        seconds=round(seconds, 1), split=split, backbone=config.backbone,
+        backbone_args=config.to_dict()["backbone_args"], machine=processor(), versions=versions(),
+    )  # fmt: skip
+
+
+def best_rate(results: str | Path, setting: str, entry: str) -> float | None:
+    """The learning rate with the lowest error on the validation pictures; None before all were tried."""
+    tried = {
+        r.lr: r.figures["mpjpe_mm"]
+        for r in read_results(results, "val")
+        if r.setting == setting and r.entry == entry
+    }
+    if not set(RATES) <= set(tried):
+        return None
+    return min(tried, key=lambda rate: (tried[rate], rate))
+
+
+def chosen_rate(setting: str, row: str, results: str | Path) -> float | None:
+    """The learning rate of a row: by the trials in a folder of results, else the published one, else None.
+
+    A change of DF-Mamba takes DF-Mamba's.
+    """
+    family = family_of(row)
+    return best_rate(results, setting, family) or PUBLISHED_RATES.get(setting, {}).get(family)

@@ -1,0 +1,150 @@
+"""Many rows, side by side: a learning rate for each family, then the runs that count.
+
+It can be repeated: what is done isn't done again, and what was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from dfmamba.io.files import write_atomic
+from dfmamba.synthhands5 import compare
+from dfmamba.synthhands5.pictures import load_pictures
+from dfmamba.synthhands5.results import Result, constant_pose, measure, read_results
+from dfmamba.synthhands5.rows import family_of, find_row
+
+CONSTANTS = "constants.json"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things lie.
+
+    Attributes:
+        results: one JSON file a run.
+        runs: states, logs and weights.
+        data: the pictures; None takes the default.
+    """
+
+    results: str
+    runs: str
+    data: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: of a trial of a learning rate if `trial`, else one that counts, at `lr`."""
+
+    setting: str
+    row: str
+    seed: int
+    lr: float
+    trial: bool
+
+
+def trials(setting: str, rows: Sequence[str], results: str | Path) -> list[Job]:
+    """The trials of learning rates that the rows still need."""
+    done = {(r.setting, r.entry, r.lr) for r in read_results(results, "val")}
+    families = dict.fromkeys(family_of(row) for row in rows)
+    return [
+        Job(setting, family, compare.TUNING_SEED, rate, True)
+        for family in families
+        for rate in compare.RATES
+        if (setting, family, rate) not in done
+    ]
+
+
+def runs_that_count(
+    setting: str, rows: Sequence[str], seeds: Sequence[int], results: str | Path
+) -> list[Job]:
+    """The runs that are still missing, seed by seed.
+
+    Raises:
+        ValueError: a row whose learning rate hasn't been chosen.
+    """
+    done = {(r.setting, r.entry, r.seed) for r in read_results(results)}
+    jobs = []
+    for seed in seeds:
+        for row in rows:
+            if (setting, row, seed) not in done:
+                rate = compare.best_rate(results, setting, family_of(row))
+                if rate is None:
+                    raise ValueError(f"{family_of(row)}: no learning rate was chosen for {setting!r} yet")
+                jobs.append(Job(setting, row, seed, rate, False))
+    return jobs
+
+
+def sweep(
+    setting: str, rows: Sequence[str], seeds: Sequence[int], places: Places, workers: int = 1
+) -> Iterator[Result]:
+    """Runs what is missing and yields results as they come.
+
+    Args:
+        setting: of the benchmark.
+        rows: names of rows.
+        seeds: of the runs that count.
+        places: folders.
+        workers: runs side by side, of one thread each. Results don't depend on it.
+
+    Raises:
+        OSError: the pictures aren't there, or a run's process died.
+        ValueError: unknown row or setting.
+    """
+    for row in rows:
+        find_row(row)
+    write_constant(setting, places)
+    yield from _all(trials(setting, rows, places.results), places, workers)
+    yield from _all(runs_that_count(setting, rows, seeds, places.results), places, workers)
+
+
+def write_constant(setting: str, places: Places) -> None:
+    """Adds the errors of a constant pose on a setting to `CONSTANTS` in the folder of results."""
+    path = Path(places.results) / CONSTANTS
+    found = read_constants(places.results)
+    if setting not in found:
+        train, test = (load_pictures(setting, split, places.data) for split in ("train", "test"))
+        found[setting] = measure(constant_pose(train, test), test)["figures"]
+        write_atomic(path, (json.dumps(found, indent=1) + "\n").encode())
+
+
+def read_constants(results: str | Path) -> dict[str, dict[str, float]]:
+    """Figures of a constant pose by setting; empty where there are none yet."""
+    path = Path(results) / CONSTANTS
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _all(jobs: Sequence[Job], places: Places, workers: int) -> Iterator[Result]:
+    if not jobs:
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, max_tasks_per_child=1) as pool:
+        try:
+            for future in as_completed([pool.submit(_work, job, places) for job in jobs]):
+                yield future.result()
+        except BrokenProcessPool:
+            raise OSError("the process of a run died (out of memory?); the same call goes on") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _work(job: Job, places: Places) -> Result:
+    split, steps = ("val", compare.TUNING_STEPS) if job.trial else ("test", compare.STEPS)
+    result = compare.run_row(
+        find_row(job.row),
+        job.setting,
+        job.seed,
+        job.lr,
+        places.results,
+        places.runs,
+        places.data,
+        split,
+        steps,
+    )
+    assert result is not None
+    return result
