@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dfmamba.backbones.dssm import DSSM, DSSMConfig
+from dfmamba.backbones.dssm import DSSM, DeformableSampler, DSSMConfig
 from dfmamba.models import count_macs
 
 
@@ -43,4 +43,32 @@ def test_scans_and_sampling_can_be_counted() -> None:
     config = DSSMConfig(d_state=4, num_anchors=9)
     model, shape = DSSM(6, config), (2, 6, 3, 5)
     numbers = 2 * 6 * 3 * 5
-    assert count_macs(model, shape, scans=True) - count_macs(model, shape) == numbers * 9 * 4 // 2 + numbers * 45
+    assert (
+        count_macs(model, shape, scans=True) - count_macs(model, shape) == numbers * 9 * 4 // 2 + numbers * 45
+    )
+
+
+def test_modulated_weights_start_alike_and_stay_bounded() -> None:
+    sampler = DeformableSampler(4, DSSMConfig(weights="modulated"))
+    x = torch.randn(2, 4, 5, 3)
+    offsets, weights = sampler.fields(x)
+    torch.testing.assert_close(weights, torch.full_like(weights, 1 / 9))
+    assert not offsets.any()
+    with torch.no_grad():
+        sampler.branch[-1].weight.normal_(std=100.0)
+    _, weights = sampler.fields(x)
+    assert 0.0 <= float(weights.min()) < 0.01 < 0.21 < float(weights.max()) <= 2 / 9 + 1e-6
+
+
+def test_the_gain_scales_the_offsets_before_their_bound() -> None:
+    found = []
+    for gain in (1.0, 0.1):
+        torch.manual_seed(0)
+        sampler = DeformableSampler(4, DSSMConfig(offset_gain=gain, offset_reach=None))
+        with torch.no_grad():
+            sampler.branch[-1].weight.normal_()
+        found.append(sampler.fields(torch.ones(1, 4, 3, 3))[0])
+    torch.testing.assert_close(found[1], 0.1 * found[0])
+    assert found[0].any()
+    with pytest.raises(ValueError, match="offset_gain"):
+        DSSMConfig(offset_gain=0.0)

@@ -32,8 +32,12 @@ class DSSMConfig:
         offset_reach: largest offset as a share of the map's height and width, by a tanh; None leaves
             offsets unbounded. Positions outside the map read zero and get no gradient, so unbounded offsets
             that have once left a small map never come back.
-        weights: "dynamic" weights depend on the input and are shared by a group; "static" ones are learned
-            per channel (b_k of the paper).
+        offset_gain: what the offset branch predicts is multiplied by it. With an optimiser that normalises
+            gradients, such as AdamW, 0.1 lets offsets learn ten times more slowly than the rest, as those of
+            deformable convolutions do (Zhu et al., "Deformable ConvNets v2", CVPR 2019).
+        weights: "dynamic" weights depend on the input and are shared by a group; "modulated" ones do so too,
+            but lie between 0 and 2 / K by a sigmoid (Deformable ConvNets v2); "static" ones are learned per
+            channel (b_k of the paper).
         params_from: what the step, B and C are computed from: the features "x" or the "sampled" ones.
         residual: scan x + sampled instead of sampled alone.
         norm: normalise the sampled features before the scan.
@@ -48,7 +52,8 @@ class DSSMConfig:
     num_anchors: int = 9
     offset_groups: int = 1
     offset_reach: float | None = 0.5
-    weights: Literal["dynamic", "static"] = "dynamic"
+    offset_gain: float = 1.0
+    weights: Literal["dynamic", "modulated", "static"] = "dynamic"
     params_from: Literal["x", "sampled"] = "x"
     residual: bool = True
     norm: bool = True
@@ -56,13 +61,18 @@ class DSSMConfig:
     directions: Literal[1, 2, 4] = 1
 
     def __post_init__(self) -> None:
-        for name, allowed in (("weights", ("dynamic", "static")), ("params_from", ("x", "sampled"))):
+        for name, allowed in (
+            ("weights", ("dynamic", "modulated", "static")),
+            ("params_from", ("x", "sampled")),
+        ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"DSSMConfig.{name} must be one of {allowed}, got {getattr(self, name)!r}")
         if self.offset_reach is not None and not self.offset_reach > 0:
             raise ValueError(f"DSSMConfig.offset_reach must be positive or None, got {self.offset_reach}")
         if self.directions not in (1, 2, 4):
             raise ValueError(f"DSSMConfig.directions must be 1, 2 or 4, got {self.directions!r}")
+        if not self.offset_gain > 0:
+            raise ValueError(f"DSSMConfig.offset_gain must be positive, got {self.offset_gain}")
         if self.d_state < 1 or self.offset_groups < 1 or self.dt_rank < 0:
             raise ValueError(
                 f"d_state and offset_groups must be at least 1 and dt_rank at least 0, got {self}"
@@ -81,8 +91,9 @@ class DeformableSampler(nn.Module):
         groups, k = config.offset_groups, config.num_anchors
         if dim % groups:
             raise ValueError(f"{dim} channels can't be divided into {groups} offset groups")
-        self.groups, self.num_anchors, self.dynamic = groups, k, config.weights == "dynamic"
-        self.reach = config.offset_reach
+        self.groups, self.num_anchors, self.dynamic = groups, k, config.weights != "static"
+        self.modulated = config.weights == "modulated"
+        self.reach, self.gain = config.offset_reach, config.offset_gain
         self.anchors = nn.Parameter(anchor_grid(k))
         out = groups * k * (3 if self.dynamic else 2)
         self.branch = nn.Sequential(
@@ -103,7 +114,7 @@ class DeformableSampler(nn.Module):
         assert last.bias is not None
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        if self.dynamic:
+        if self.dynamic and not self.modulated:
             with torch.no_grad():
                 last.bias[self.groups * self.num_anchors * 2 :] = self.start.repeat(self.groups)
 
@@ -113,11 +124,14 @@ class DeformableSampler(nn.Module):
         out = self.branch(x)
         cut = self.groups * self.num_anchors * 2
         offsets = out[:, :cut].reshape(b, self.groups, self.num_anchors, 2, h, w)
+        if self.gain != 1.0:
+            offsets = self.gain * offsets
         if self.reach is not None:
             most = self.reach * offsets.new_tensor([h, w]).view(2, 1, 1)
             offsets = most * torch.tanh(offsets / most)
         if self.dynamic:
-            return offsets, out[:, cut:].reshape(b, self.groups, self.num_anchors, h, w)
+            weights = out[:, cut:].reshape(b, self.groups, self.num_anchors, h, w)
+            return offsets, torch.sigmoid(weights) * (2.0 / self.num_anchors) if self.modulated else weights
         return offsets, self.weight
 
     def forward(self, x: Tensor) -> Tensor:

@@ -67,6 +67,14 @@ FAMILIES: dict[str, Row] = {row.name: row for row in _FAMILIES}
 """The comparison of the paper's Table 1 in small."""
 
 _STEM = {"stem_dim": 8}
+
+
+def _finer(name: str, title: str, **changes: Any) -> Row:
+    stages = (("conv",), ("dssm", "gated"), ("dssm", "gated") * 2, ("dssm", "gated"))
+    args = {**_STEM, "dims": (16, 36, 72, 92), "stages": stages, **changes}
+    return Row(name, title, "dfmamba_nano", args, "budget matched")
+
+
 _CHANGES = (
     _ours("off", "scan not deformed, nothing else changed", deformable=False),
     _ours("k1", "K = 1", num_anchors=1),
@@ -78,6 +86,9 @@ _CHANGES = (
     _ours("groups4", "4 offset groups", scan={"offset_groups": 4}),
     _ours("plain_sum", "no residual around the sampled sum", scan={"residual": False}),
     _ours("unbounded", "offsets without a bound", scan={"offset_reach": None}),
+    _ours("slow_offsets", "offsets learn ten times more slowly", scan={"offset_gain": 0.1}),
+    _ours("modulated", "weights between 0 and 2 / K", scan={"weights": "modulated"}),
+    _ours("near", "offsets within an eighth of the map", scan={"offset_reach": 0.125}),
     _ours("directions2", "2 scan directions", scan={"directions": 2}),
     _ours("directions4", "4 scan directions", scan={"directions": 4}),
     _ours("states4", "4 states", scan={"d_state": 4}),
@@ -91,10 +102,9 @@ _CHANGES = (
         {**_STEM, "dims": (16, 28, 64, 96), "replaced": {"gated": "dssm"}}, "budget matched"),
     Row("no_conv", "gated convolution instead of convolution", "dfmamba_nano",
         {**_STEM, "dims": (24, 40, 72, 92), "replaced": {"conv": "gated"}}, "budget matched"),
-    Row("finer", "DSSM from stride 8 on", "dfmamba_nano",
-        {**_STEM, "dims": (16, 36, 72, 92),
-         "stages": (("conv",), ("dssm", "gated"), ("dssm", "gated") * 2, ("dssm", "gated"))},
-        "budget matched"),
+    _finer("finer", "DSSM from stride 8 on"),
+    _finer("finer_off", "the same, scan not deformed", deformable=False, ffn_ratio=2.25),
+    _finer("finer_slow", "DSSM from stride 8 on, slow offsets", scan={"offset_gain": 0.1}),
 )  # fmt: skip
 
 ABLATIONS: dict[str, Row] = {row.name: row for row in _CHANGES}
