@@ -34,6 +34,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHELLS = ("sh", "bash", "console")
 
 MODULES = {
+    "report": "matplotlib",
     "app": "fastapi",
     "baselines": "timm",
     "bench": "mambapy",

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from dfmamba.bench.report import processor
 from dfmamba.models import HandPoseModel, count_macs, count_parameters
 from dfmamba.synthhands5.pictures import load_pictures
 from dfmamba.synthhands5.results import Result, measure, read_results, versions, write_result
-from dfmamba.synthhands5.rows import Row, family_of
+from dfmamba.synthhands5.rows import Row, family_of, is_defined
+from dfmamba.synthhands5.settings import SETTINGS
 from dfmamba.synthhands5.training import HEAD, Batches, BenchmarkRun, BenchmarkTask, predict
 from dfmamba.train.engine import train
 
 RATES = (2e-3, 4e-3, 8e-3)
-"""Grid of peak learning rates, the same for every row."""
+"""Grid of peak learning rates, the same for every family; see `next_rates`."""
+SMALLEST_RATE, LARGEST_RATE = 5e-4, 3.2e-2
 TUNING_STEPS = 250
 TUNING_SEED = 100
 STEPS = BenchmarkRun().steps
 PUBLISHED_RATES: dict[str, dict[str, float]] = {}
 """Setting -> family -> what the trials behind the published results have chosen."""
+
+
+def run_folder(runs: str | Path, setting: str, row: str, split: str, lr: float, seed: int) -> Path:
+    """Where the states, the log and, in `last`, the weights of a run lie."""
+    return Path(runs) / setting / f"{row}-{split}-lr{lr:g}-s{seed}"
 
 
 def run_row(
@@ -56,13 +64,14 @@ def run_row(
         OSError: the pictures aren't there.
         ValueError: unknown setting, or the run's folder holds another run.
     """
-    folder = Path(runs) / setting / f"{row.name}-{split}-lr{lr:g}-s{seed}"
+    folder = run_folder(runs, setting, row.name, split, lr, seed)
     config = BenchmarkRun(
         out=str(folder), steps=steps, lr=lr, seed=seed, validate_every=steps, setting=setting,
         entry=row.name, backbone=row.backbone, backbone_args=row.args,
     )  # fmt: skip
     began = time.monotonic()
-    source = Batches(load_pictures(setting, "train", data), config.batch_size, seed)
+    plain = SETTINGS[setting].kind == "depth"
+    source = Batches(load_pictures(setting, "train", data), config.batch_size, seed, plain=plain)
     model = train(config, source, BenchmarkTask(config), resume=True, until=until)
     if until is not None and until < steps:
         return None
@@ -89,16 +98,35 @@ def result_of(
     )  # fmt: skip
 
 
-def best_rate(results: str | Path, setting: str, entry: str) -> float | None:
-    """The learning rate with the lowest error on the validation pictures; None before all were tried."""
-    tried = {
+def trials_of(results: str | Path, setting: str, family: str) -> dict[float, float]:
+    """Validation errors (MPJPE, mm) of a family's trials, as it is defined today, by learning rate."""
+    return {
         r.lr: r.figures["mpjpe_mm"]
         for r in read_results(results, "val")
-        if r.setting == setting and r.entry == entry
+        if (r.setting, r.entry, r.steps, r.seed) == (setting, family, TUNING_STEPS, TUNING_SEED)
+        and is_defined(r.entry, r.backbone, r.backbone_args)
     }
-    if not set(RATES) <= set(tried):
-        return None
-    return min(tried, key=lambda rate: (tried[rate], rate))
+
+
+def next_rates(tried: Mapping[float, float]) -> list[float]:
+    """Learning rates still to be tried: the grid, then beyond its end while the best one is the last.
+
+    Args:
+        tried: error by learning rate.
+    """
+    missing = [rate for rate in RATES if rate not in tried]
+    if missing:
+        return missing
+    best = min(tried, key=lambda rate: (tried[rate], rate))
+    if best == max(tried) and 2 * best <= LARGEST_RATE:
+        return [2 * best]
+    return [best / 2] if best == min(tried) and best / 2 >= SMALLEST_RATE else []
+
+
+def best_rate(results: str | Path, setting: str, family: str) -> float | None:
+    """The learning rate with the lowest error on the validation pictures; None before all were tried."""
+    tried = trials_of(results, setting, family)
+    return None if next_rates(tried) else min(tried, key=lambda rate: (tried[rate], rate))
 
 
 def chosen_rate(setting: str, row: str, results: str | Path) -> float | None:

@@ -122,7 +122,9 @@ class Pictures:
         return hidden / self.valid.sum(-1).clamp_min(1)
 
 
-def load_pictures(setting: str, split: str, folder: str | Path | None = None) -> Pictures:
+def load_pictures(
+    setting: str, split: str, folder: str | Path | None = None, first: int | None = None
+) -> Pictures:
     """Reads what `render` wrote.
 
     Raises:
@@ -133,6 +135,12 @@ def load_pictures(setting: str, split: str, folder: str | Path | None = None) ->
     where = (Path(folder) if folder else default_folder()) / setting / split
     layer = _layer(setting)
     hands = ShardedHands(where, (layer,))
+    wanted = SPLITS[split].pictures if first is None else first
+    if len(hands) < wanted or (first is None and len(hands) > wanted):
+        raise OSError(
+            f"{where}: {len(hands)} pictures, expected {wanted}; render them with "
+            f"dfmamba synthhands5 render --setting {setting} --split {split}"
+        )
     pixels = np.concatenate([one[layer] for one in hands.pictures])
     if layer == "depth":
         centres = [

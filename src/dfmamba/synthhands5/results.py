@@ -44,7 +44,7 @@ class Result:
         picture_mm: mean error of each test picture, for paired comparisons.
         parameters: of the whole model.
         macs: multiply-adds of the whole model on a crop, scans and sampling counted.
-        seconds: of training.
+        seconds: of training, since it was last resumed if it was.
         split: the pictures that were measured on: "test", or "val" for the choice of the learning rate.
         backbone: what was trained, so that a row whose definition has changed isn't mixed with older runs.
         backbone_args: likewise.
@@ -73,6 +73,15 @@ class Result:
     versions: Mapping[str, str]
 
     def __post_init__(self) -> None:
+        for name in ("seed", "steps", "batch_size", "parameters", "macs"):
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a whole number")
+        for name in ("figures", "backbone_args", "versions"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected names and values")
+        for name in ("success", "by_hidden", "hands_by_hidden", "picture_mm"):
+            if not isinstance(getattr(self, name), list | tuple):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a list of numbers")
         for name in ("success", "by_hidden", "hands_by_hidden", "picture_mm"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
 

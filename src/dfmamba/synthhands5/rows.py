@@ -6,6 +6,7 @@ multiply-adds (scans and sampling counted) of `BUDGET` within `TOLERANCE`, the h
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -122,6 +123,16 @@ def find_row(name: str) -> Row:
     if name not in ROWS:
         raise ValueError(f"unknown row {name!r}; known: {', '.join(ROWS)}")
     return ROWS[name]
+
+
+def is_defined(row: str, backbone: str, backbone_args: Mapping[str, Any]) -> bool:
+    """Whether this is what the row is today; tuples and lists are the same."""
+
+    def plain(args: Mapping[str, Any]) -> str:
+        return json.dumps(dict(args), sort_keys=True)
+
+    found = ROWS.get(row)
+    return found is not None and found.backbone == backbone and plain(found.args) == plain(backbone_args)
 
 
 def family_of(row: str) -> str:

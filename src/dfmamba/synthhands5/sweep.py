@@ -17,7 +17,7 @@ from dfmamba.io.files import write_atomic
 from dfmamba.synthhands5 import compare
 from dfmamba.synthhands5.pictures import load_pictures
 from dfmamba.synthhands5.results import Result, constant_pose, measure, read_results
-from dfmamba.synthhands5.rows import family_of, find_row
+from dfmamba.synthhands5.rows import family_of, find_row, is_defined
 
 CONSTANTS = "constants.json"
 
@@ -49,33 +49,34 @@ class Job:
 
 
 def trials(setting: str, rows: Sequence[str], results: str | Path) -> list[Job]:
-    """The trials of learning rates that the rows still need."""
-    done = {(r.setting, r.entry, r.lr) for r in read_results(results, "val")}
-    families = dict.fromkeys(family_of(row) for row in rows)
+    """The trials of learning rates that the rows need next; after them there may be further ones."""
     return [
         Job(setting, family, compare.TUNING_SEED, rate, True)
-        for family in families
-        for rate in compare.RATES
-        if (setting, family, rate) not in done
+        for family in dict.fromkeys(family_of(row) for row in rows)
+        for rate in compare.next_rates(compare.trials_of(results, setting, family))
     ]
 
 
 def runs_that_count(
     setting: str, rows: Sequence[str], seeds: Sequence[int], results: str | Path
 ) -> list[Job]:
-    """The runs that are still missing, seed by seed.
+    """The runs that are still missing, seed by seed; those by another definition or rate are done again.
 
     Raises:
         ValueError: a row whose learning rate hasn't been chosen.
     """
-    done = {(r.setting, r.entry, r.seed) for r in read_results(results)}
+    done = {
+        (r.setting, r.entry, r.seed, r.lr)
+        for r in read_results(results)
+        if r.steps == compare.STEPS and is_defined(r.entry, r.backbone, r.backbone_args)
+    }
+    rates = {row: compare.best_rate(results, setting, family_of(row)) for row in rows}
     jobs = []
     for seed in seeds:
-        for row in rows:
-            if (setting, row, seed) not in done:
-                rate = compare.best_rate(results, setting, family_of(row))
-                if rate is None:
-                    raise ValueError(f"{family_of(row)}: no learning rate was chosen for {setting!r} yet")
+        for row, rate in rates.items():
+            if rate is None:
+                raise ValueError(f"{family_of(row)}: no learning rate was chosen for {setting!r} yet")
+            if (setting, row, seed, rate) not in done:
                 jobs.append(Job(setting, row, seed, rate, False))
     return jobs
 
@@ -99,7 +100,8 @@ def sweep(
     for row in rows:
         find_row(row)
     write_constant(setting, places)
-    yield from _all(trials(setting, rows, places.results), places, workers)
+    while jobs := trials(setting, rows, places.results):
+        yield from _all(jobs, places, workers)
     yield from _all(runs_that_count(setting, rows, seeds, places.results), places, workers)
 
 

@@ -108,13 +108,21 @@ class Batches:
         batch_size: crops a step.
         seed: of order and augmentation.
         size: side of the crops in pixels.
+        plain: leave the colours alone, which in depth pictures are distances.
     """
 
-    def __init__(self, pictures: Pictures, batch_size: int, seed: int, size: int = HEAD.image_size) -> None:
+    def __init__(
+        self,
+        pictures: Pictures,
+        batch_size: int,
+        seed: int,
+        size: int = HEAD.image_size,
+        plain: bool = False,
+    ) -> None:
         if len(pictures) < batch_size:
             raise ValueError(f"{len(pictures)} pictures are fewer than a batch of {batch_size}")
         self.pictures, self.batch_size, self.seed, self.size = pictures, batch_size, seed, size
-        self.joints_25d = pictures.joints_25d
+        self.joints_25d, self.plain = pictures.joints_25d, plain
         self._epoch, self._order = -1, np.zeros(0, np.int64)
 
     def chosen(self, step: int) -> np.ndarray:
@@ -135,7 +143,8 @@ class Batches:
         resize = centre_crops(n, size)
         crops = join(resize, random_crops(n, size, AUGMENT, generator))
         x = self.pictures.pixels[index].permute(0, 3, 1, 2).float().div_(255)
-        x = photograph(warp(x, crops, size, padding="reflection"), AUGMENT, generator)
+        x = warp(x, crops, size, padding="reflection")
+        x = x if self.plain else photograph(x, AUGMENT, generator)
         joints = move_joints(self.joints_25d[index], crops)
         valid = swap_mirrored(self.pictures.valid[index], crops)
         present = valid.any(-1)

@@ -1,0 +1,393 @@
+"""The report of the benchmark, made from results alone: a page in Markdown and the same in HTML."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+from urllib.parse import quote
+
+from dfmamba.io.files import write_atomic
+from dfmamba.metrics import PROTOCOLS
+from dfmamba.synthhands5 import charts
+from dfmamba.synthhands5 import statistics as stats
+from dfmamba.synthhands5.compare import RATES, STEPS, TUNING_SEED, TUNING_STEPS, next_rates
+from dfmamba.synthhands5.results import Result
+from dfmamba.synthhands5.rows import (
+    ABLATIONS,
+    FAMILIES,
+    MACS,
+    PARAMETERS,
+    REFERENCE,
+    TOLERANCE,
+    Row,
+    find_row,
+)
+from dfmamba.synthhands5.settings import PICTURE, SETTINGS, SPLITS, VERSION
+from dfmamba.synthhands5.statistics import FIGURES, Difference, Summary
+from dfmamba.synthhands5.training import HEAD, BenchmarkRun
+from dfmamba.tables import Table
+
+COSTS_COMMAND = "dfmamba synthhands5 costs"
+"""Measures the latencies."""
+_COLUMNS = ("MPJPE, mm", "PA-MPJPE, mm", "visible, mm", "hidden, mm", "AUC 0–50")
+_OURS = find_row(REFERENCE).title
+_LEVEL = f"{100 * stats.LEVEL:.0f} %"
+_MEDIA = {b"\x89PNG\r\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+Block = tuple[str, str]
+"""A part of the page: as Markdown, as HTML."""
+_STYLE = """
+:root { color-scheme: light dark; --paper: #fbfbf9; --ink: #24262b; --muted: #5c6068; --line: #d9dade; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #17181b; --ink: #e8e9ec; --muted: #a9adb6; --line: #3a3d44; }
+}
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 90rem; margin: 0 auto; padding: 1rem; }
+p, ul { max-width: 50rem; } ul { padding-left: 1.2rem; } h2 { margin-top: 2.2rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.78rem; }
+caption { text-align: left; font-weight: 600; padding: 0.4rem 0; }
+th, td { padding: 0.25rem 0.4rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top;
+  font-variant-numeric: tabular-nums; }
+td { white-space: nowrap; } td:last-child { white-space: normal; } thead th { vertical-align: bottom; }
+tbody th { font-weight: 400; position: sticky; left: 0; background: var(--paper); min-width: 8rem; }
+.note, figcaption { color: var(--muted); font-size: 0.875rem; max-width: 50rem; }
+figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
+pre { overflow-x: auto; padding: 0.7rem; border: 1px solid var(--line); border-radius: 6px; }
+"""
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the page.
+
+    Attributes:
+        file: a PNG or JPEG; it is copied beside the page unless it lies in the page's folder.
+        title: what it is, for readers who don't see it.
+        caption: below it: what is seen, of how many pictures and seeds.
+    """
+
+    file: Path
+    title: str
+    caption: str
+
+
+def write_report(
+    results: Sequence[Result],
+    out: Path,
+    figures: Sequence[Picture] = (),
+    costs: Mapping[str, Any] | None = None,
+    constants: Mapping[str, Mapping[str, float]] | None = None,
+) -> Path:
+    """Writes OUT/README.md with OUT/figures/*.png, and OUT/index.html, which needs no other file.
+
+    Args:
+        results: of any settings, rows and seeds; those of the split "val" are shown as the choice of the
+            learning rate. Results that today's definitions don't allow to be compared are listed apart.
+        out: folder of the page; made where it is missing.
+        figures: further ones, shown after the settings.
+        costs: `{"rows": {NAME: {"latency_ms": ...}}, "machine": ..., "command": ...}`, or None.
+        constants: figures of a constant pose by setting: `{"mpjpe_mm": ..., "pa_mpjpe_mm": ...}`.
+
+    Returns:
+        OUT/index.html.
+
+    Raises:
+        ValueError: no result can be compared, `costs` has another form, or two figures have the same name.
+        OSError: a figure can't be read or is no picture, or the page can't be written.
+        ImportError: Matplotlib is missing.
+    """
+    used, apart = stats.sort_out(result for result in results if result.split != "val")
+    if not used:
+        reason = f" ({len(apart)} left out, the first: {apart[0][1]})" if apart else ""
+        raise ValueError(f"no results to report on{reason}; run dfmamba synthhands5 run first")
+    summaries, folder, names = stats.summarise(used), Path(out) / "figures", set[str]()
+    blocks = [_heading(f"SynthHands-5, version {VERSION}: the comparison", 1), *_protocol(len(used))]
+    for setting, rows in summaries.items():
+        blocks += _setting(rows, setting, folder, names, costs, (constants or {}).get(setting))
+        blocks += _tuning(setting, [r for r in results if r.split == "val" and r.setting == setting])
+    missing = [
+        f"{one.title} (`{one.name}`): not run." for one in SETTINGS.values() if one.name not in summaries
+    ]
+    blocks += [_heading("Settings without results"), _points(missing)] if missing else []
+    blocks += [_heading("What the networks look at")] if figures else []
+    blocks += [_picture(figure, folder, names) for figure in figures]
+    if apart:
+        lines = tuple((r.setting, r.entry, str(r.seed), reason) for r, reason in apart)
+        blocks.append(_heading("Results left out"))
+        blocks.append(_shown(Table("Not comparable", ("setting", "row", "seed", "reason"), lines)))
+    blocks += _rerun(used)
+    write_atomic(Path(out) / "README.md", ("\n\n".join(text for text, _ in blocks) + "\n").encode())
+    page = _PAGE.format(
+        title=f"SynthHands-5, version {VERSION}", style=_STYLE, body="\n".join(t for _, t in blocks)
+    )
+    write_atomic(Path(out) / "index.html", page.encode())
+    return Path(out) / "index.html"
+
+
+def _protocol(count: int) -> list[Block]:
+    run, pictures = BenchmarkRun(), {name: f"{split.pictures:,}" for name, split in SPLITS.items()}
+    rates = ", ".join(f"{rate:g}" for rate in RATES)
+    about = (
+        "Backbones compared on rendered hands with free labels. `dfmamba reproduce synthhands5` made this "
+        f"page from {count} result files. It shows who learns most from few pictures on small crops and from "
+        "random weights, not who wins with weights from ImageNet, on large crops, or on photographs. "
+        "docs/synthhands5.md describes the protocol."
+    )
+    rules = [
+        f"Budget of every row that isn't listed as off it: {PARAMETERS / 1e3:,.0f} thousand "
+        f"parameters and {MACS / 1e6:.1f} million multiply-adds (scans and sampling counted), within "
+        f"{100 * TOLERANCE:.0f} %, of the whole model on a crop of {HEAD.image_size} × {HEAD.image_size} "
+        "pixels.",
+        f"Head: dense anchor-to-joint, {HEAD.dim} channels, an anchor every {HEAD.anchor_stride} pixels. "
+        "Head, loss, schedule, order of the pictures and augmentation are the same for all; a seed fixes "
+        "the last two, so rows are compared seed by seed.",
+        f"Training: {STEPS} steps of {run.batch_size} crops out of {pictures['train']} pictures of {PICTURE} "
+        f"× {PICTURE} pixels.",
+        f"Peak learning rate: for each family the best of {rates}, and beyond while the best is the last, "
+        f"by the MPJPE on {pictures['val']} validation pictures after {TUNING_STEPS} steps with seed {TUNING_SEED}. Ablations take {_OURS}'s.",
+        f"Test: {pictures['test']} pictures. Given are the box, the camera, the depth of each wrist, and "
+        "which hands there are.",
+        f"MPJPE: {PROTOCOLS['mpjpe_mm']}. Visible, hidden: the same over joints that are seen or not. "
+        f"PA-MPJPE: {PROTOCOLS['pa_mpjpe_mm']}. AUC: {PROTOCOLS['auc_0_50']}.",
+    ]
+    seeds = (
+        "Values are means over seeds ± sample standard deviation (in brackets: seeds). A difference is the "
+        f"row's MPJPE minus {_OURS}'s over the seeds that both have: above 0, {_OURS} is better. Its first "
+        f"interval ({_LEVEL}, Student's t) is about seeds, and the verdict goes by it alone. With two or "
+        "three seeds it is wide: “not distinguishable” doesn't mean equal. The second interval (bootstrap, "
+        f"{stats.RESAMPLES} resamples) is about test pictures, of errors averaged over each picture's "
+        "joints; it takes these seeds as given."
+    )
+    several = (
+        f"Each table makes several comparisons. If no row differed from {_OURS}, one verdict in "
+        f"{1 / (1 - stats.LEVEL):.0f} would still say so, and a table with many rows may well hold such a "
+        "one. “p, Holm” is the p value of the paired t test after Holm's correction for all comparisons of "
+        f"the table: verdicts with a value below {1 - stats.LEVEL:.2f} there stand that, too."
+    )
+    protocol = [_heading("Protocol"), _points(rules)]
+    return [_text(about), *protocol, _heading("How to read the differences"), _text(seeds), _text(several)]
+
+
+def _table(
+    title: str, rows: Sequence[Row], summaries: Mapping[str, Summary], found: Mapping[str, Difference]
+) -> Block:
+    header = (
+        "row", "learning rate", "parameters, thousands", "multiply-adds, millions", "training, s", *_COLUMNS,
+        f"difference, mm [{_LEVEL}, seeds]", f"{_LEVEL}, pictures", "p, Holm", "verdict",
+    )  # fmt: skip
+    lines: list[tuple[str, ...]] = []
+    outside: list[str] = []
+    about: dict[str, list[str]] = {}
+    for row in rows:
+        name = f"`{row.name}`"
+        if row.about:
+            about.setdefault(row.about, []).append(name)
+        if row.name not in summaries:
+            lines.append((f"{row.title} ({name})", "not run", *("",) * (len(header) - 2)))
+            continue
+        one = summaries[row.name]
+        first = one.results[0]
+        if max(abs(first.parameters / PARAMETERS - 1), abs(first.macs / MACS - 1)) > TOLERANCE:
+            outside.append(name)
+        errors = [stats.spread_text(one.figure(f), 3 if f == "auc_0_50" else 2) for f in FIGURES]
+        compared = stats.difference_texts(found.get(row.name))
+        if row.name == REFERENCE:
+            compared = ("", "", "", "reference")
+        lines.append((
+            f"{row.title} ({name})", ", ".join(f"{rate:g}" for rate in one.rates),
+            f"{first.parameters / 1e3:.1f}", f"{first.macs / 1e6:.2f}",
+            f"{median(r.seconds for r in one.results):.0f}",
+            f"{errors[0]} ({len(one.results)})", *errors[1:], *compared,
+        ))  # fmt: skip
+    notes = ["; ".join(f"{', '.join(names)}: {text}" for text, names in about.items())] if about else []
+    if outside:
+        notes.append(f"More than {100 * TOLERANCE:.0f} % off the budget: {', '.join(outside)}.")
+    return _shown(Table(title, header, tuple(lines), tuple(notes)))
+
+
+def _setting(
+    rows: Mapping[str, Summary],
+    setting: str,
+    folder: Path,
+    names: set[str],
+    costs: Mapping[str, Any] | None,
+    constant: Mapping[str, float] | None,
+) -> list[Block]:
+    title = SETTINGS[setting].title
+    families, changes = stats.differences(rows, FAMILIES), stats.differences(rows, ABLATIONS)
+    pictures: dict[bool, list[Block]] = {False: [], True: []}
+    for chart in charts.setting_charts(rows, families, changes, _latencies(costs)):
+        file = charts.save(chart.draw(), folder / f"{setting}-{chart.name}.png")
+        one = Picture(file, f"{title}: {chart.title}", chart.caption)
+        pictures[chart.ablation].append(_picture(one, folder, names))
+    blocks = [_heading(f"{title} (after {SETTINGS[setting].mirrors})")]
+    blocks.append(_table(f"{title}: families of backbones", list(FAMILIES.values()), rows, families))
+    if constant:
+        known = [(column.split(",")[0], name) for column, name in zip(_COLUMNS, FIGURES, strict=True)]
+        values = ", ".join(
+            f"{column} {constant[name]:.2f}{' mm' * name.endswith('_mm')}"
+            for column, name in known
+            if name in constant
+        )
+        blocks.append(
+            _text(f"For scale, the mean pose of the training hands, whatever the picture: {values}.")
+        )
+    if REFERENCE in rows:
+        blocks.append(_points([*map(stats.sentence, families.values()), stats.tally(families)]))
+    else:
+        blocks.append(_text(f"{_OURS} was not run, so nothing is compared with it."))
+    blocks += [
+        _heading("Does the deformable scan help?", 3),
+        _points(stats.scan_sentences(families | changes)),
+    ]
+    blocks += pictures[False]
+    if costs is None:
+        blocks.append(_text(f"No chart of latencies: they weren't measured. `{COSTS_COMMAND}` does it."))
+    else:
+        machine = costs.get("machine", "unknown")
+        name = machine.get("cpu", "unknown") if isinstance(machine, Mapping) else machine
+        threads = f"; threads: {costs['threads']}" if "threads" in costs else ""
+        blocks.append(_text(f"Latencies: machine: {name}{threads}; `{costs.get('command', COSTS_COMMAND)}`."))
+    if any(name in rows for name in ABLATIONS):
+        shown = [find_row(REFERENCE), *ABLATIONS.values()]
+        blocks += [
+            _heading(f"{title}: ablations", 3),
+            _table(f"{title}: one part changed", shown, rows, changes),
+        ]
+        blocks += [_text(stats.tally(changes))] if changes else []
+        blocks += pictures[True]
+    return blocks
+
+
+def _latencies(costs: Mapping[str, Any] | None) -> dict[str, float]:
+    try:
+        return (
+            {name: float(row["latency_ms"]) for name, row in costs["rows"].items()}
+            if costs is not None
+            else {}
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        message = f"costs: expected rows with a latency_ms each ({error!r}); make them anew: {COSTS_COMMAND}"
+        raise ValueError(message) from error
+
+
+def _tuning(setting: str, tried: Sequence[Result]) -> list[Block]:
+    """The errors that chose the learning rates."""
+    cells = []
+    for name, row in FAMILIES.items():
+        trials = [r for r in tried if (r.entry, r.steps, r.seed) == (name, TUNING_STEPS, TUNING_SEED)]
+        found = {r.lr: r.figures["mpjpe_mm"] for r in trials if "mpjpe_mm" in r.figures}
+        if found:
+            best = min(found, key=lambda rate: (found[rate], rate))
+            cells.append((row.title, found, "not all were tried" if next_rates(found) else f"{best:g}"))
+    rates = sorted({rate for _, found, _ in cells for rate in found})
+    lines = tuple(
+        (name, *(f"{found[rate]:.2f}" if rate in found else "–" for rate in rates), state)
+        for name, found, state in cells
+    )
+    header = ("row", *(f"{rate:g}" for rate in rates), "best")
+    title = f"MPJPE, mm, on {SPLITS['val'].pictures} validation pictures after {TUNING_STEPS} steps, one seed"
+    name = f"{SETTINGS[setting].title}: choice of the learning rate"
+    return [_heading(name, 3), _shown(Table(title, header, lines))] if lines else []
+
+
+def _rerun(used: Sequence[Result]) -> list[Block]:
+    versions = (", ".join(f"{name} {value}" for name, value in sorted(r.versions.items())) for r in used)
+    counts = [*Counter(f"machine: {r.machine}" for r in used).items(), *Counter(versions).items()]
+    one = "dfmamba synthhands5 run --setting two --row resnet --seed 0"
+    every = [f"dfmamba synthhands5 sweep --setting {name} --rows families ablations" for name in SETTINGS]
+    return [
+        _heading("Run it again"),
+        _text("One row with one seed, which gives the same figures on the same type of machine:"),
+        _commands(["dfmamba synthhands5 render --setting two", one]),
+        _text("Everything that is missing (each setting's pictures are rendered once), then this page:"),
+        _commands([*every, "dfmamba reproduce synthhands5"]),
+        _heading("Machines and versions"),
+        _points([f"{text} ({count} results)" for text, count in counts]),
+    ]
+
+
+def _inline(text: str) -> Block:
+    """Text that can't be taken for tags; what is between grave accents is code."""
+    plain, web = "", ""
+    for i, part in enumerate(re.split(r"`([^`]*)`", " ".join(text.split()))):
+        plain += f"`{part}`" if i % 2 else html.escape(part, quote=False)
+        web += f"<code>{html.escape(part)}</code>" if i % 2 else html.escape(part)
+    return plain, web
+
+
+def _heading(text: str, level: int = 2) -> Block:
+    plain, web = _inline(text)
+    return f"{'#' * level} {plain}", f"<h{level}>{web}</h{level}>"
+
+
+def _text(text: str) -> Block:
+    plain, web = _inline(text)
+    return plain, f"<p>{web}</p>"
+
+
+def _points(texts: Iterable[str]) -> Block:
+    found = [_inline(text) for text in texts]
+    return "\n".join(
+        f"- {plain}" for plain, _ in found
+    ), f"<ul>{''.join(f'<li>{web}</li>' for _, web in found)}</ul>"
+
+
+def _commands(lines: Sequence[str]) -> Block:
+    text = "\n".join(lines)
+    return f"```bash\n{text}\n```", f"<pre>{html.escape(text)}</pre>"
+
+
+def _shown(table: Table) -> Block:
+    def cells(texts: Iterable[str], form: int) -> tuple[str, ...]:
+        return tuple(_inline(text)[form] for text in texts)
+
+    rows = tuple(cells(row, 0) for row in table.rows)
+    plain = Table(_inline(table.title)[0], cells(table.header, 0), rows, cells(table.notes, 0))
+    head = "".join(f'<th scope="col">{cell}</th>' for cell in cells(table.header, 1))
+    web = f"<caption>{_inline(table.title)[1]}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>"
+    for first, *others in (cells(row, 1) for row in table.rows):
+        web += f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in others)}</tr>\n'
+    notes = "".join(f'<p class="note">{note}</p>' for note in cells(table.notes, 1))
+    return plain.markdown(), f'<div class="wide" tabindex="0"><table>{web}</tbody></table></div>{notes}'
+
+
+def _picture(picture: Picture, folder: Path, names: set[str]) -> Block:
+    root, there = folder.parent.resolve(), picture.file.resolve()
+    content = there.read_bytes()
+    kind = next((kind for start, kind in _MEDIA.items() if content.startswith(start)), None)
+    if kind is None:
+        raise OSError(f"{picture.file}: neither PNG nor JPEG")
+    if not there.is_relative_to(root):
+        there = root / folder.name / there.name
+    name = there.relative_to(root).as_posix()
+    if name in names:
+        raise ValueError(f"{picture.file}: another figure of the page is called {name}, too; rename one")
+    names.add(name)
+    if there != picture.file.resolve():
+        write_atomic(there, content)
+    (title, alternative), (caption, below) = _inline(picture.title), _inline(picture.caption)
+    data = f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    figure = f'<figure><img alt="{alternative}" src="{data}"><figcaption>{below}</figcaption></figure>'
+    return f"![{title}]({quote(name)})\n\n{caption}", figure
