@@ -80,6 +80,18 @@ def test_interrupted_and_uninterrupted_runs_are_equal_bit_for_bit(
     assert facts(run(tmp_path / "a", small_benchmark)) == facts(whole)
 
 
+def test_a_run_that_a_signal_stops_leaves_no_result(
+    tmp_path: Path, small_benchmark: Path, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = compare.train
+    monkeypatch.setattr(compare, "train", lambda *args, **options: whole(*args, **{**options, "until": 1}))
+    with pytest.raises(InterruptedError, match="goes on"):
+        run(tmp_path, small_benchmark)
+    assert read_results(tmp_path / "results") == []
+    monkeypatch.setattr(compare, "train", whole)
+    assert run(tmp_path, small_benchmark) is not None
+
+
 def test_another_seed_is_another_run(tmp_path: Path, small_benchmark: Path, few: None) -> None:
     found = [run(tmp_path, small_benchmark, seed, "val") for seed in (0, 1)]
     assert found[0] is not None
@@ -166,3 +178,10 @@ def test_changes_of_dfmamba_take_its_rate(tmp_path: Path, monkeypatch: pytest.Mo
     for lr in RATES:
         trial(tmp_path, REFERENCE, lr, abs(lr - RATES[1]))
     assert chosen_rate("two", "k1", tmp_path) == RATES[1], "own trials go before the published ones"
+
+
+def test_published_rates_are_those_of_the_published_trials() -> None:
+    folder = Path(__file__).parents[2] / "docs" / "synthhands5" / "results"
+    for setting, rates in compare.PUBLISHED_RATES.items():
+        assert {name: best_rate(folder, setting, name) for name in rates} == rates
+        assert set(rates) == set(rows.FAMILIES)

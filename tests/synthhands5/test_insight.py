@@ -16,7 +16,6 @@ from dfmamba.backbones.features import FeatureInfo
 from dfmamba.models import HandPoseModel
 from dfmamba.synthhands5.drawing import Panel
 from dfmamba.synthhands5.insight import (
-    crops_of,
     effective_receptive_field,
     evenly_spaced,
     offset_statistics,
@@ -24,7 +23,7 @@ from dfmamba.synthhands5.insight import (
 )
 from dfmamba.synthhands5.receptive_figure import ramp, receptive_fields, smallest_areas
 from dfmamba.synthhands5.sampling_figure import Query, hidden_queries, joints_in_crops, sampling_positions
-from dfmamba.synthhands5.training import HEAD
+from dfmamba.synthhands5.training import HEAD, crops_of
 
 SIZE = HEAD.image_size
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dfmamba.hands.affine import box_of_points
 from dfmamba.synthhands5 import training
 from dfmamba.synthhands5.pictures import Pictures
 from dfmamba.synthhands5.settings import CROP_FACTOR, MARGIN, PICTURE, SETTINGS
@@ -20,7 +21,6 @@ from dfmamba.synthhands5.training import (
     BenchmarkRun,
     BenchmarkTask,
     centre_crops,
-    hand_boxes,
     predict,
 )
 from dfmamba.train.augment import AugmentConfig
@@ -139,23 +139,22 @@ def test_flip_swaps_hands(blank, monkeypatch: pytest.MonkeyPatch, flip: float) -
     assert target["valid"].all()
 
 
+def extent(pictures: Pictures, i: int, hand: int) -> float:
+    """Longer side of a hand's box in pixels."""
+    x0, y0, x1, y1 = box_of_points(pictures.joints_2d_px[i, hand].numpy(), pictures.valid[i, hand].numpy())
+    return float(max(x1 - x0, y1 - y0))
+
+
 def test_box_sides_are_those_of_the_crop(load, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "AUGMENT", STILL)
     pictures = load("two")
     source = Batches(pictures, len(pictures), 0)
     index = torch.from_numpy(source.chosen(0))
     zoom = PICTURE * CROP_FACTOR / MARGIN / SIZE
+    sides = [[extent(pictures, int(i), hand) for hand in range(2)] for i in index]
     torch.testing.assert_close(
-        source.batch(0)[1]["box_size_px"], hand_boxes(pictures)[index] / zoom, atol=1e-3, rtol=0
+        source.batch(0)[1]["box_size_px"], torch.tensor(sides) / zoom, atol=1e-3, rtol=0
     )
-
-
-def test_boxes_of_hands(blank) -> None:
-    pictures = blank(1)
-    pictures.valid[0, 1, :2] = True
-    pictures.joints_2d_px[0, 1, 0] = torch.tensor([10.0, 20.0])
-    pictures.joints_2d_px[0, 1, 1] = torch.tensor([15.0, 50.0])
-    assert hand_boxes(pictures).tolist() == [[0.0, 30.0]]
 
 
 def answering(answer: Tensor, seen: list[Tensor] | None = None) -> Callable[[Tensor], SimpleNamespace]:

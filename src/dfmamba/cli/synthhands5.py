@@ -162,8 +162,8 @@ def _list(options: Namespace) -> int:
         cells = tuple((row.name, row.title, row.backbone, row.about) for row in rows.values())
         print(Table(title, ("row", "title", "backbone", ""), cells).text(), end="\n\n")
     if options.json is not None:
-        rows = [{**asdict(row), "family": row.name in FAMILIES} for row in ROWS.values()]
-        _write(options.json, {"schema": "dfmamba.synthhands5_rows/1", "rows": rows})
+        facts = [{**asdict(row), "family": row.name in FAMILIES} for row in ROWS.values()]
+        _write(options.json, {"schema": "dfmamba.synthhands5_rows/1", "rows": facts})
     return 0
 
 

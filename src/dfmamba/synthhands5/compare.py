@@ -12,7 +12,7 @@ from dfmamba.models import HandPoseModel, count_macs, count_parameters
 from dfmamba.synthhands5.pictures import load_pictures
 from dfmamba.synthhands5.results import Result, measure, read_results, versions, write_result
 from dfmamba.synthhands5.rows import Row, family_of, is_defined
-from dfmamba.synthhands5.settings import SETTINGS
+from dfmamba.synthhands5.settings import SETTINGS, known
 from dfmamba.synthhands5.training import HEAD, Batches, BenchmarkRun, BenchmarkTask, predict
 from dfmamba.train.engine import train
 
@@ -22,7 +22,19 @@ SMALLEST_RATE, LARGEST_RATE = 5e-4, 3.2e-2
 TUNING_STEPS = 250
 TUNING_SEED = 100
 STEPS = BenchmarkRun().steps
-PUBLISHED_RATES: dict[str, dict[str, float]] = {}
+PUBLISHED_RATES: dict[str, dict[str, float]] = {
+    "two": {
+        "dfmamba": 0.004,
+        "mamba": 0.004,
+        "vim": 0.004,
+        "resnet": 0.016,
+        "convnext": 0.016,
+        "vit": 0.008,
+        "swin": 0.004,
+        "vmamba": 0.008,
+        "spatial_mamba": 0.004,
+    },
+}
 """Setting -> family -> what the trials behind the published results have chosen."""
 
 
@@ -62,8 +74,10 @@ def run_row(
 
     Raises:
         OSError: the pictures aren't there.
+        InterruptedError: a signal has stopped the run; its state is saved.
         ValueError: unknown setting, or the run's folder holds another run.
     """
+    known(setting, SETTINGS, "setting")
     folder = run_folder(runs, setting, row.name, split, lr, seed)
     config = BenchmarkRun(
         out=str(folder), steps=steps, lr=lr, seed=seed, validate_every=steps, setting=setting,
@@ -75,6 +89,8 @@ def run_row(
     model = train(config, source, BenchmarkTask(config), resume=True, until=until)
     if until is not None and until < steps:
         return None
+    if not (folder / "last").is_dir():
+        raise InterruptedError(f"{folder}: stopped before its end; the same call goes on")
     seconds = time.monotonic() - began
     result = result_of(model, config, split, seconds, data)
     write_result(results, result)

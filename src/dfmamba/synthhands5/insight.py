@@ -18,15 +18,7 @@ from dfmamba.backbones.dssm import DeformableSampler
 from dfmamba.models import HandPoseModel
 from dfmamba.ops import anchor_grid
 from dfmamba.synthhands5.pictures import Pictures
-from dfmamba.synthhands5.training import HEAD, centre_crops
-from dfmamba.train.augment import warp
-
-
-def crops_of(pictures: Pictures, index: Sequence[int]) -> Tensor:
-    """Test crops (n, 3, S, S) in [0, 1] of the chosen pictures, as `training.predict` cuts them."""
-    x = pictures.pixels[list(index)].permute(0, 3, 1, 2).float().div_(255)
-    x = warp(x, centre_crops(len(x), HEAD.image_size), HEAD.image_size)
-    return x.contiguous(memory_format=torch.channels_last)
+from dfmamba.synthhands5.training import HEAD, crops_of
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:

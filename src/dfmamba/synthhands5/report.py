@@ -165,7 +165,8 @@ def _protocol(count: int) -> list[Block]:
         f"Training: {STEPS} steps of {run.batch_size} crops out of {pictures['train']} pictures of {PICTURE} "
         f"× {PICTURE} pixels.",
         f"Peak learning rate: for each family the best of {rates}, and beyond while the best is the last, "
-        f"by the MPJPE on {pictures['val']} validation pictures after {TUNING_STEPS} steps with seed {TUNING_SEED}. Ablations take {_OURS}'s.",
+        f"by the MPJPE on {pictures['val']} validation pictures after {TUNING_STEPS} steps with "
+        f"seed {TUNING_SEED}. Ablations take {_OURS}'s.",
         f"Test: {pictures['test']} pictures. Given are the box, the camera, the depth of each wrist, and "
         "which hands there are.",
         f"MPJPE: {PROTOCOLS['mpjpe_mm']}. Visible, hidden: the same over joints that are seen or not. "

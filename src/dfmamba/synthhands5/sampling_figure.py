@@ -14,9 +14,9 @@ from dfmamba.draw.canvas import BACKGROUND, INK, MUTED, WHITE, Canvas, Color, mi
 from dfmamba.hands.skeleton import HAND_NAMES, JOINT_NAMES
 from dfmamba.models import HandPoseModel
 from dfmamba.synthhands5.drawing import GAP, TEXT, Figure, Panel, cross, ring, strip
-from dfmamba.synthhands5.insight import SampledLayer, crops_of, evenly_spaced, sampled_layers
+from dfmamba.synthhands5.insight import SampledLayer, evenly_spaced, sampled_layers
 from dfmamba.synthhands5.pictures import Pictures
-from dfmamba.synthhands5.training import HEAD, centre_crops
+from dfmamba.synthhands5.training import HEAD, centre_crops, crops_of
 from dfmamba.train.augment import move_joints
 
 _POSITIVE: Color = (216, 96, 0)

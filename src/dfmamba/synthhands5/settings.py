@@ -5,6 +5,7 @@ The protocol is described in docs/synthhands5.md. Whatever changes a picture or 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 VERSION = 1
@@ -72,7 +73,7 @@ def seed_of(setting: Setting, split: Split) -> int:
     return 50_000_000 + 1000 * VERSION + 10 * setting.number + split.number
 
 
-def known(name: str, table: dict[str, object] | dict[str, Setting] | dict[str, Split], noun: str) -> None:
+def known(name: str, table: Collection[str], noun: str) -> None:
     """Checks a name.
 
     Raises:

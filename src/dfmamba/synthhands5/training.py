@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dfmamba.hands.affine import extents
 from dfmamba.hands.camera import Camera, from_25d
 from dfmamba.heads import HeadConfig, pose_loss
 from dfmamba.models import HandPoseModel, ModelConfig
@@ -157,6 +156,13 @@ class Batches:
         }
 
 
+def crops_of(pictures: Pictures, index: Sequence[int]) -> Tensor:
+    """The crops (N, 3, S, S) in [0, 1] that models are tested on, of some pictures."""
+    x = pictures.pixels[list(index)].permute(0, 3, 1, 2).float().div_(255)
+    x = warp(x, centre_crops(len(x), HEAD.image_size), HEAD.image_size)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 @torch.no_grad()
 def predict(model: HandPoseModel, pictures: Pictures, batch: int = 50) -> Tensor:
     """Joints (n, 2, 21, 3) in mm, camera frame, of the centre crops.
@@ -166,23 +172,16 @@ def predict(model: HandPoseModel, pictures: Pictures, batch: int = 50) -> Tensor
     size = HEAD.image_size
     found = []
     for first in range(0, len(pictures), batch):
-        x = pictures.pixels[first : first + batch].permute(0, 3, 1, 2).float().div_(255)
-        x = warp(x, centre_crops(len(x), size), size)
-        found.append(model(x.contiguous(memory_format=torch.channels_last)).joints_25d)
+        x = crops_of(pictures, range(first, min(first + batch, len(pictures))))
+        found.append(model(x).joints_25d)
     joints = torch.cat(found).double()
     crop = centre_crops(1, size)[0].double()
     zoom = crop[0, 0]
-    joints = torch.cat((joints[..., :2] * zoom + crop[:, 2], joints[..., 2:] * zoom), dim=-1).numpy()
+    in_picture = torch.cat((joints[..., :2] * zoom + crop[:, 2], joints[..., 2:] * zoom), dim=-1).numpy()
     present = pictures.valid.any(-1).numpy()
     depth = np.where(present, pictures.joints_mm[:, :, 0, 2].double().numpy(), 1.0)
     in_mm = [
         from_25d(one, Camera(*camera), z)
-        for one, camera, z in zip(joints, pictures.camera.double().tolist(), depth, strict=True)
+        for one, camera, z in zip(in_picture, pictures.camera.double().tolist(), depth, strict=True)
     ]
     return torch.from_numpy(np.stack(in_mm) * present[..., None, None]).float()
-
-
-def hand_boxes(pictures: Pictures) -> Tensor:
-    """(n, 2) longer side of each hand's box in pixels of the picture, 0 for an absent hand."""
-    low, high = extents(pictures.joints_2d_px, pictures.valid)
-    return torch.where(pictures.valid.any(-1), (high - low).amax(-1), 0.0)
