@@ -39,7 +39,7 @@ def run(options: Namespace) -> int:
     from dfmamba.synthhands5.results import read_results
     from dfmamba.synthhands5.sweep import read_constants
 
-    results = [*read_results(options.results), *read_results(options.results, "val")]
+    results = read_results(options.results, None)
     if not results:
         raise OSError(
             f"--results {options.results}: no results of the benchmark there; make some with "

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from dfmamba.synthhands5.settings import SETTINGS, SPLITS
+
 if TYPE_CHECKING:
     from dfmamba.synthhands5.results import Result
     from dfmamba.synthhands5.sweep import Places
 
 HOME = "runs/synthhands5"
 """Folder of results, states and the page, unless others are named."""
-
-_SETTINGS = ("two", "distractors", "depth", "object", "ego")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -27,13 +27,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
     render = _action("render: the pictures, once")
     _add_setting(render)
-    render.add_argument("--split", type=str, nargs="+", default=["train", "val", "test"], metavar="NAME")
+    render.add_argument("--split", type=str, nargs="+", default=list(SPLITS), metavar="NAME")
     render.add_argument("--workers", type=int, default=2, metavar="N", help="processes that render")
     _add_data(render)
     actions.add_subcommand("render", render, help="render the pictures of a setting")
 
     check = _action("check: does this machine render the benchmark's pictures?")
-    check.add_argument("--setting", type=str, nargs="+", default=list(_SETTINGS), metavar="NAME")
+    check.add_argument("--setting", type=str, nargs="+", default=list(SETTINGS), metavar="NAME")
     check.add_argument("--json", type=str, metavar="FILE", help="also write what was found into this file")
     actions.add_subcommand("check", check, help="compare rendered samples with the published ones")
 
@@ -97,7 +97,7 @@ def _action(description: str) -> ArgumentParser:
 
 
 def _add_setting(parser: ArgumentParser) -> None:
-    parser.add_argument("--setting", type=str, default="two", metavar="NAME", help=", ".join(_SETTINGS))
+    parser.add_argument("--setting", type=str, default="two", metavar="NAME", help=", ".join(SETTINGS))
 
 
 def _add_data(parser: ArgumentParser) -> None:
@@ -140,7 +140,6 @@ def _render(options: Namespace) -> int:
 
 def _check(options: Namespace) -> int:
     from dfmamba.synthhands5.checksums import check
-    from dfmamba.synthhands5.settings import SPLITS
 
     found = [check(setting, split) for setting in options.setting for split in SPLITS]
     for one in found:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,7 +178,7 @@ def hidden_chart(summaries: Sequence[Summary]) -> Figure:
     hands = summaries[0].results[0].hands_by_hidden
     labels = [
         f"{100 * low:.0f}–{100 * high:.0f} %\n{count} hands"
-        for low, high, count in zip(HIDDEN, HIDDEN[1:], hands, strict=False)
+        for (low, high), count in zip(pairwise(HIDDEN), hands, strict=True)
     ]
     axes.set_xticks(list(places), labels, fontsize=10)
     axes.set_xlabel("hidden joints of a hand", fontsize=11)

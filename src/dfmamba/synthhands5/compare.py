@@ -124,6 +124,11 @@ def trials_of(results: str | Path, setting: str, family: str) -> dict[float, flo
     }
 
 
+def lowest(tried: Mapping[float, float]) -> float:
+    """The learning rate with the lowest error; the smallest of several. At least one was tried."""
+    return min(tried, key=lambda rate: (tried[rate], rate))
+
+
 def next_rates(tried: Mapping[float, float]) -> list[float]:
     """Learning rates still to be tried: the grid, then beyond its end while the best one is the last.
 
@@ -133,7 +138,7 @@ def next_rates(tried: Mapping[float, float]) -> list[float]:
     missing = [rate for rate in RATES if rate not in tried]
     if missing:
         return missing
-    best = min(tried, key=lambda rate: (tried[rate], rate))
+    best = lowest(tried)
     if best == max(tried) and 2 * best <= LARGEST_RATE:
         return [2 * best]
     return [best / 2] if best == min(tried) and best / 2 >= SMALLEST_RATE else []
@@ -142,7 +147,7 @@ def next_rates(tried: Mapping[float, float]) -> list[float]:
 def best_rate(results: str | Path, setting: str, family: str) -> float | None:
     """The learning rate with the lowest error on the validation pictures; None before all were tried."""
     tried = trials_of(results, setting, family)
-    return None if next_rates(tried) else min(tried, key=lambda rate: (tried[rate], rate))
+    return None if next_rates(tried) else lowest(tried)
 
 
 def chosen_rate(setting: str, row: str, results: str | Path) -> float | None:

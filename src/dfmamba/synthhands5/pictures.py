@@ -15,6 +15,7 @@ from dfmamba.data.synthetic.cache import ShardedHands, render_shards
 from dfmamba.data.synthetic.generator import SyntheticConfig
 from dfmamba.synthhands5.scenes import scene_makers
 from dfmamba.synthhands5.settings import PICTURE, SETTINGS, SPLITS, VERSION, known, seed_of
+from dfmamba.train.pool import depth_of_25d
 
 SHARD = 500
 
@@ -109,10 +110,7 @@ class Pictures:
     @property
     def joints_25d(self) -> Tensor:
         """(n, 2, 21, 3): pixels, and depth relative to each wrist in pixels at its depth, 0 if not valid."""
-        focal = (self.camera[:, 0] * self.camera[:, 1]).sqrt()[:, None, None]
-        depth = self.joints_mm[..., 2]
-        root = torch.where(depth[..., :1] > 0, depth[..., :1], 1.0)
-        relative = torch.where(self.valid, (depth - root) * focal / root, 0.0)
+        relative = depth_of_25d(self.joints_mm, self.camera, self.valid)
         return torch.cat((self.joints_2d_px, relative[..., None]), dim=-1)
 
     @property

@@ -17,7 +17,7 @@ from dfmamba.io.files import write_atomic
 from dfmamba.metrics import PROTOCOLS
 from dfmamba.synthhands5 import charts
 from dfmamba.synthhands5 import statistics as stats
-from dfmamba.synthhands5.compare import RATES, STEPS, TUNING_SEED, TUNING_STEPS, next_rates
+from dfmamba.synthhands5.compare import RATES, STEPS, TUNING_SEED, TUNING_STEPS, lowest, next_rates
 from dfmamba.synthhands5.results import Result
 from dfmamba.synthhands5.rows import (
     ABLATIONS,
@@ -282,12 +282,10 @@ def _setting(
 
 
 def _latencies(costs: Mapping[str, Any] | None) -> dict[str, float]:
+    if costs is None:
+        return {}
     try:
-        return (
-            {name: float(row["latency_ms"]) for name, row in costs["rows"].items()}
-            if costs is not None
-            else {}
-        )
+        return {name: float(row["latency_ms"]) for name, row in costs["rows"].items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         message = f"costs: expected rows with a latency_ms each ({error!r}); make them anew: {COSTS_COMMAND}"
         raise ValueError(message) from error
@@ -300,8 +298,8 @@ def _tuning(setting: str, tried: Sequence[Result]) -> list[Block]:
         trials = [r for r in tried if (r.entry, r.steps, r.seed) == (name, TUNING_STEPS, TUNING_SEED)]
         found = {r.lr: r.figures["mpjpe_mm"] for r in trials if "mpjpe_mm" in r.figures}
         if found:
-            best = min(found, key=lambda rate: (found[rate], rate))
-            cells.append((row.title, found, "not all were tried" if next_rates(found) else f"{best:g}"))
+            state = "not all were tried" if next_rates(found) else f"{lowest(found):g}"
+            cells.append((row.title, found, state))
     rates = sorted({rate for _, found, _ in cells for rate in found})
     lines = tuple(
         (name, *(f"{found[rate]:.2f}" if rate in found else "–" for rate in rates), state)

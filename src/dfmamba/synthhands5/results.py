@@ -140,7 +140,7 @@ def versions() -> dict[str, str]:
 
 
 def write_result(folder: str | Path, result: Result) -> Path:
-    """Writes FOLDER/SETTING/ENTRY-sSEED.json ; trials of learning rates go into SETTING/tuning/."""
+    """Writes FOLDER/SETTING/ENTRY-sSEED.json; trials of learning rates go into SETTING/tuning/."""
     where = Path(folder) / result.setting / ("tuning" if result.split == "val" else "")
     path = where / result.file_name
     text = json.dumps(result.to_dict(), separators=(",", ":")).replace(',"', ',\n"')
@@ -148,8 +148,8 @@ def write_result(folder: str | Path, result: Result) -> Path:
     return path
 
 
-def read_results(folder: str | Path, split: str = "test") -> list[Result]:
-    """All results below a folder, by setting, entry and seed.
+def read_results(folder: str | Path, split: str | None = "test") -> list[Result]:
+    """All results below a folder on a split (None: on any), by setting, entry and seed.
 
     Raises:
         ValueError: a file is damaged or of another schema.
@@ -166,4 +166,4 @@ def read_results(folder: str | Path, split: str = "test") -> list[Result]:
             found.append(from_values(Result, values, "result"))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: no result of the benchmark ({error})") from error
-    return sorted((r for r in found if r.split == split), key=lambda r: (r.setting, r.entry, r.seed))
+    return sorted((r for r in found if split in (r.split, None)), key=lambda r: (r.setting, r.entry, r.seed))

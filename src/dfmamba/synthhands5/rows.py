@@ -1,7 +1,7 @@
 """What is compared: each family of backbones in the same small budget, and DF-Mamba with one part changed.
 
 A row is a backbone's name and changes to its configuration. All families have the parameters and
-multiply-adds (scans and sampling counted) of `BUDGET` within `TOLERANCE`, the head included.
+multiply-adds (scans and sampling counted) of `PARAMETERS` and `MACS` within `TOLERANCE`, the head included.
 """
 
 from __future__ import annotations
@@ -67,13 +67,12 @@ _FAMILIES = (
 FAMILIES: dict[str, Row] = {row.name: row for row in _FAMILIES}
 """The comparison of the paper's Table 1 in small."""
 
-_STEM = {"stem_dim": 8}
+_MATCHED = "budget matched"
 
 
 def _finer(name: str, title: str, **changes: Any) -> Row:
     stages = (("conv",), ("dssm", "gated"), ("dssm", "gated") * 2, ("dssm", "gated"))
-    args = {**_STEM, "dims": (16, 36, 72, 92), "stages": stages, **changes}
-    return Row(name, title, "dfmamba_nano", args, "budget matched")
+    return _ours(name, title, _MATCHED, dims=(16, 36, 72, 92), stages=stages, **changes)
 
 
 _CHANGES = (
@@ -94,15 +93,15 @@ _CHANGES = (
     _ours("directions4", "4 scan directions", scan={"directions": 4}),
     _ours("states4", "4 states", scan={"d_state": 4}),
     _ours("states16", "16 states", scan={"d_state": 16}),
-    Row("no_scan", "gated convolution instead of DSSM", "dfmamba_nano",
-        {**_STEM, "dims": (16, 32, 60, 112), "replaced": {"dssm": "gated"}}, "budget matched"),
-    Row("no_gated", "convolution instead of gated convolution", "dfmamba_nano",
-        {**_STEM, "dims": (16, 24, 72, 108), "ffn_ratio": 2.0,
-         "stages": (("conv",), ("conv", "conv"), ("dssm", "conv", "dssm"), ("dssm",))}, "budget matched"),
-    Row("all_scan", "DSSM instead of gated convolution", "dfmamba_nano",
-        {**_STEM, "dims": (16, 28, 64, 96), "replaced": {"gated": "dssm"}}, "budget matched"),
-    Row("no_conv", "gated convolution instead of convolution", "dfmamba_nano",
-        {**_STEM, "dims": (24, 40, 72, 92), "replaced": {"conv": "gated"}}, "budget matched"),
+    _ours("no_scan", "gated convolution instead of DSSM", _MATCHED,
+          dims=(16, 32, 60, 112), replaced={"dssm": "gated"}),
+    _ours("no_gated", "convolution instead of gated convolution", _MATCHED,
+          dims=(16, 24, 72, 108), ffn_ratio=2.0,
+          stages=(("conv",), ("conv", "conv"), ("dssm", "conv", "dssm"), ("dssm",))),
+    _ours("all_scan", "DSSM instead of gated convolution", _MATCHED,
+          dims=(16, 28, 64, 96), replaced={"gated": "dssm"}),
+    _ours("no_conv", "gated convolution instead of convolution", _MATCHED,
+          dims=(24, 40, 72, 92), replaced={"conv": "gated"}),
     _finer("finer", "DSSM from stride 8 on"),
     _finer("finer_off", "the same, scan not deformed", deformable=False, ffn_ratio=2.25),
     _finer("finer_slow", "DSSM from stride 8 on, slow offsets", scan={"offset_gain": 0.1}),

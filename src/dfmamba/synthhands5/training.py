@@ -26,7 +26,7 @@ from dfmamba.train.augment import (
 )
 from dfmamba.train.config import RunConfig, dense_head_loss
 from dfmamba.train.network import Batch
-from dfmamba.train.pool import box_sides, lend_to_absent
+from dfmamba.train.pool import pose_target
 
 HEAD = HeadConfig(image_size=96, num_layers=0, dim=64, anchor_stride=8)
 OUT_INDICES = (1, 2, 3)
@@ -146,14 +146,7 @@ class Batches:
         x = x if self.plain else photograph(x, AUGMENT, generator)
         joints = move_joints(self.joints_25d[index], crops)
         valid = swap_mirrored(self.pictures.valid[index], crops)
-        present = valid.any(-1)
-        joints, valid = lend_to_absent(joints, valid, present)
-        return x, {
-            "joints_25d": torch.where(valid[..., None], joints, 0.0),
-            "valid": valid,
-            "present": present,
-            "box_size_px": box_sides(joints, valid),
-        }
+        return x, pose_target(joints, valid, valid.any(-1))
 
 
 def crops_of(pictures: Pictures, index: Sequence[int]) -> Tensor:

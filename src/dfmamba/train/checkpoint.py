@@ -169,8 +169,7 @@ def load_state(
         moments = {n[len(start) :]: t for n, t in tensors.items() if n.startswith(start)}
         if moments:
             optimizer.state[parameter] = {
-                key: t if key == "step" else _laid_out(like(t, parameter), parameter)
-                for key, t in moments.items()
+                key: t if key == "step" else like(t, parameter) for key, t in moments.items()
             }
     return facts
 
@@ -183,8 +182,3 @@ def _checksum(tensors: dict[str, Tensor], facts: str) -> int:
             data: Any = tensors[name].reshape(-1).view(torch.uint8).numpy()
             total = zlib.crc32(data, total)
     return total
-
-
-def _laid_out(moment: Tensor, parameter: Tensor) -> Tensor:
-    """A moment in the memory order of its parameter, which fused optimisers take for granted."""
-    return torch.empty_like(parameter, dtype=moment.dtype).copy_(moment)

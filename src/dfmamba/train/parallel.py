@@ -133,10 +133,13 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def like(tensor: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor on the device of another one, divided as that is."""
-    tensor = tensor.to(other.device)
+    """A whole tensor on the device of another one, divided and laid out in memory as that is.
+
+    Fused optimisers take for granted that moments lie in memory as their parameter does.
+    """
     if not _divided(other):
-        return tensor
+        return torch.empty_like(other, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
+    tensor = tensor.to(other.device)
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     assert isinstance(other, DTensor)

@@ -131,15 +131,11 @@ class Pool:
             time.sleep(1.0)
         self.hands = ShardedHands(self.folder, LAYERS)
         labels = self.hands.labels
-        cameras = labels["camera"].astype(np.float64)
-        joints = labels["joints_cam_mm"].astype(np.float64)
-        depth = joints[..., 2]
-        focal = np.sqrt(cameras[:, 0] * cameras[:, 1])[:, None, None]
-        root = np.where(depth[..., :1] > 0, depth[..., :1], 1.0)
-        relative = np.where(labels["valid"], (depth - root) * focal / root, 0.0)
-        self.joints_25d = torch.from_numpy(
-            np.concatenate([labels["joints_2d"], relative[..., None].astype(np.float32)], axis=-1)
+        cameras, joints, valid, pixels = (
+            torch.from_numpy(labels[name]) for name in ("camera", "joints_cam_mm", "valid", "joints_2d")
         )
+        relative = depth_of_25d(joints.double(), cameras.double(), valid)
+        self.joints_25d = torch.cat((pixels, relative[..., None].float()), dim=-1)
         self.valid = torch.from_numpy(labels["valid"].copy())
         self.is_depth = torch.from_numpy(labels["kind"] == DEPTH_KIND)
         factors = np.array([self.config.data.draw.get(kind, 1.0) for kind in KINDS])
@@ -231,12 +227,40 @@ def make_batch(
     inside = ((joints[..., :2] > -0.5) & (joints[..., :2] < size - 0.5)).all(-1) & valid
     present = inside.sum(-1) >= 8
     valid = near & present[..., None]
-    joints, valid = lend_to_absent(joints, valid, present)
-    return x, {
-        "joints_25d": torch.where(valid[..., None], joints, 0.0),
+    return x, pose_target(joints, valid, present)
+
+
+def depth_of_25d(joints_mm: Tensor, cameras: Tensor, valid: Tensor) -> Tensor:
+    """The third coordinate of 2.5D joints, each sample with its camera; see `dfmamba.hands.camera.to_25d`.
+
+    Args:
+        joints_mm: (n, 2, 21, 3) camera frame.
+        cameras: (n, 4) fx, fy, cx, cy.
+        valid: (n, 2, 21) bool.
+
+    Returns:
+        (n, 2, 21) pixels, 0 where not valid.
+    """
+    focal = (cameras[:, 0] * cameras[:, 1]).sqrt()[:, None, None]
+    depth = joints_mm[..., 2]
+    root = torch.where(depth[..., :1] > 0, depth[..., :1], 1.0)
+    return torch.where(valid, (depth - root) * focal / root, 0.0)
+
+
+def pose_target(joints_25d: Tensor, valid: Tensor, present: Tensor) -> dict[str, Tensor]:
+    """The target of `dfmamba.heads.pose_loss` for crops, with joints lent to absent hands.
+
+    Args:
+        joints_25d: (n, 2, 21, 3) in pixels of the crops.
+        valid: (n, 2, 21) bool.
+        present: (n, 2) bool.
+    """
+    joints_25d, valid = lend_to_absent(joints_25d, valid, present)
+    return {
+        "joints_25d": torch.where(valid[..., None], joints_25d, 0.0),
         "valid": valid,
         "present": present,
-        "box_size_px": box_sides(joints, valid),
+        "box_size_px": box_sides(joints_25d, valid),
     }
 
 
