@@ -72,6 +72,17 @@ def test_affine_algebra(seed: int) -> None:
     assert hash(Affine(first.matrix)) == hash(first)
 
 
+@given(power=st.floats(-9, 9), angle=ANGLES)
+def test_maps_of_any_scale_can_be_inverted(power: float, angle: float) -> None:
+    """A hand of a fraction of a pixel, enlarged to a crop, can be carried back."""
+    turn = 10**power * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    affine = Affine(np.concatenate((turn, [[3.0], [-1.0]]), axis=1))
+    back = affine.inverse().compose(affine).matrix
+    np.testing.assert_allclose(back[:, :2], np.eye(2), atol=1e-12)
+    with pytest.raises(ValueError, match="cannot be inverted"):
+        Affine(10**power * np.array([[1.0, 2.0, 0.0], [2.0, 4.0, 0.0]]))
+
+
 @pytest.mark.parametrize(
     "matrix", [np.eye(3), np.zeros((2, 3)), np.full((2, 3), np.nan), [[1, 2, 0], [2, 4, 0]]]
 )

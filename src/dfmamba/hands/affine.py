@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+_FLAT = 1e-12
+"""Least |det A| over the squared norm of A of a map that can be inverted, whatever its scale."""
+
 
 @dataclass(frozen=True, eq=False)
 class Affine:
@@ -33,7 +36,7 @@ class Affine:
         matrix = np.array(self.matrix, dtype=np.float64)
         if matrix.shape != (2, 3) or not np.isfinite(matrix).all():
             raise ValueError(f"affine matrix is {self.matrix!r}; expected 2x3 finite numbers")
-        if abs(_determinant(matrix)) < 1e-12:
+        if abs(_determinant(matrix)) <= _FLAT * float(np.square(matrix[:, :2]).sum()):
             raise ValueError(f"affine matrix {matrix.tolist()} cannot be inverted")
         matrix.setflags(write=False)
         object.__setattr__(self, "matrix", matrix)
