@@ -41,12 +41,13 @@ def test_left_and_right_mirror_each_other() -> None:
     assert np.allclose(left[:, 1], right[:, 1], atol=1e-6)
 
 
-def test_a_larger_crop_is_the_same_about_its_middle() -> None:
-    points = torch.from_numpy(joints(4))[None]
+@given(seed=st.integers(0, 10**6), left=st.booleans(), size=st.sampled_from([32, 51, 96]))
+def test_one_hand_by_numpy_is_as_in_a_batch(seed: int, left: bool, size: int) -> None:
+    points = torch.from_numpy(joints(seed))[None]
     every = torch.ones(1, 21, dtype=torch.bool)
-    for factor, affine in zip((0.9, 1.7), upright_affines(joints(4), True, 51, (0.9, 1.7)), strict=True):
-        wanted = upright_maps(points, every, torch.tensor([True]), 51, factor)[0].numpy()
-        np.testing.assert_allclose(affine.inverse().matrix, wanted, atol=1e-6)
+    for factor, affine in zip((0.9, 1.7), upright_affines(joints(seed), left, size, (0.9, 1.7)), strict=True):
+        wanted = upright_maps(points, every, torch.tensor([left]), size, factor)[0].numpy()
+        np.testing.assert_allclose(affine.inverse().matrix, wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_a_batch_counts_valid_joints_only() -> None:

@@ -24,17 +24,21 @@ class Stick(nn.Module):
 
     It is a right hand if a blue blob (thumb) lies to the left of the stick, seen upright. Joint j lies j / 20
     of the way along, its depth is half its distance from the wrist. `scores` are the presence logits of
-    successive calls, `doubt` is how much less likely it finds the other side.
+    successive calls, `doubt` is how much less likely it finds the other side. The first `mistaken` calls
+    take the one side for the other.
     """
 
-    def __init__(self, scores: tuple[float, ...] = (4.0, 4.0), doubt: float = 10.0) -> None:
+    def __init__(
+        self, scores: tuple[float, ...] = (4.0, 4.0), doubt: float = 10.0, mistaken: int = 0
+    ) -> None:
         super().__init__()
         self.config = SimpleNamespace(image_size=SIZE, name="stick")
-        self.scores, self.doubt = scores, doubt
+        self.scores, self.doubt, self.mistaken = scores, doubt, mistaken
         self.inputs: list[Tensor] = []
 
     def forward(self, x: Tensor) -> HandPoseOutput:
         score = self.scores[min(len(self.inputs), len(self.scores) - 1)]
+        calls = len(self.inputs)
         self.inputs.append(x)
         batch = len(x)
         joints = torch.zeros(batch, 2, 21, 3)
@@ -45,7 +49,7 @@ class Stick(nn.Module):
                 continue
             wrist, tip, thumb = centre(red), centre(green), centre(blue)
             along, across = tip - wrist, thumb - wrist
-            side = 0 if along[0] * across[1] - along[1] * across[0] < 0 else 1
+            side = int((along[0] * across[1] - along[1] * across[0] >= 0) != (calls < self.mistaken))
             share = torch.linspace(0, 1, 21)[:, None]
             joints[i, side, :, :2] = wrist + share * (tip - wrist)
             joints[i, side, :, 2] = 0.5 * share[:, 0] * (tip - wrist).norm()

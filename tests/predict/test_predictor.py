@@ -62,9 +62,27 @@ def test_a_doubtful_hand_is_looked_at_as_either_side(stick_class) -> None:
     doubtful = stick_class(doubt=3.0)
     (hand,) = Predictor(doubtful, "cpu").predict(picture()).hands
     assert hand.side == "right"
-    assert [len(x) for x in doubtful.inputs] == [1, 1, 6]
-    as_right, as_left = doubtful.inputs[-1].split(3)
-    torch.testing.assert_close(as_left, as_right.flip(-1))
+    assert [len(x) for x in doubtful.inputs] == [1, 1, 4]
+    as_right, as_left = doubtful.inputs[-1].split((3, 1))
+    torch.testing.assert_close(as_left[0], as_right[1].flip(-1))
+
+
+def test_a_hand_that_turns_out_to_be_of_the_other_side_is_seen_as_that_at_every_size(stick_class) -> None:
+    wrong = stick_class(doubt=3.0, mistaken=2)
+    (hand,) = Predictor(wrong, "cpu").predict(picture()).hands
+    assert hand.side == "right"
+    assert np.abs(hand.joints_2d_px[[0, 20]] - [WRIST, TIP]).max() < 1.5
+    assert [len(x) for x in wrong.inputs] == [1, 1, 4, 2]
+    as_left, as_right = wrong.inputs[2].split((3, 1))
+    torch.testing.assert_close(as_right[0], as_left[1].flip(-1))
+    torch.testing.assert_close(wrong.inputs[3], as_left[[0, 2]].flip(-1))
+
+
+def test_a_hand_that_fills_the_picture_is_not_looked_at_closer(stick) -> None:
+    large = picture((20, 100), (104, 20), size=(120, 120), blob=5)
+    (hand,) = Predictor(stick, "cpu").predict(large).hands
+    assert np.abs(hand.joints_2d_px[[0, 20]] - [(20, 100), (104, 20)]).max() < 1.5
+    assert [len(x) for x in stick.inputs] == [1, 3]
 
 
 def test_a_second_look_that_sees_less_is_dropped(stick_class) -> None:

@@ -7,13 +7,14 @@ labels in training, and from a first look at the picture in prediction.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dfmamba.hands.affine import Affine, extents
+from dfmamba.hands.affine import Affine, extents, rotation
 from dfmamba.hands.skeleton import KNUCKLES, WRIST
 
 CLOSE_FACTOR = 1.4
@@ -63,7 +64,7 @@ def upright_maps(
 def upright_affines(
     joints_2d: np.ndarray, left: bool, size: int, factors: Sequence[float] = (UPRIGHT_FACTOR,)
 ) -> list[Affine]:
-    """The upright crops of one hand, as maps from the picture to the crop; see `upright_maps`.
+    """The upright crops of one hand, as maps from the picture to the crop: the inverse of `upright_maps`.
 
     Args:
         joints_2d: (21, 2) pixels of the picture.
@@ -71,14 +72,15 @@ def upright_affines(
         size: side of the crops in pixels.
         factors: side of each crop over the longer side of the turned joints' box.
     """
-    joints = torch.from_numpy(np.asarray(joints_2d, dtype=np.float64))[None]
-    every = torch.ones(1, len(joints[0]), dtype=torch.bool)
-    fitted = Affine(upright_maps(joints, every, torch.tensor([left]), size, 1.0)[0].numpy()).inverse()
-    middle = (size - 1) / 2
-    # A larger crop shows the same, smaller, about its middle.
+    joints = np.asarray(joints_2d, dtype=np.float64)
+    x, y = joints[list(KNUCKLES)].mean(axis=0) - joints[WRIST]
+    turn = rotation(math.atan2(x, -y))
+    turned = joints @ turn
+    low, high = turned.min(axis=0), turned.max(axis=0)
+    centre = turn @ ((high + low) / 2)
+    mirror = np.array([-1.0 if left else 1.0, 1.0])
+    linear = (turn * mirror).T * (size / max(float((high - low).max()), 1.0))
+    shift = (size - 1) / 2
     return [
-        Affine(np.array([[1 / f, 0.0, middle * (1 - 1 / f)], [0.0, 1 / f, middle * (1 - 1 / f)]])).compose(
-            fitted
-        )
-        for f in factors
+        Affine(np.concatenate((linear / f, (shift - linear @ centre / f)[:, None]), axis=1)) for f in factors
     ]

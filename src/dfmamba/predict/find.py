@@ -54,7 +54,10 @@ def find_in_pictures(
     if refine:
         whole = [i for i, box in enumerate(boxes) if box is None]
         closer = looker.look_closer(
-            [pictures[i] for i in whole], [looks[i] for i in whole], FIRST_LOOK * threshold
+            [pictures[i] for i in whole],
+            [looks[i] for i in whole],
+            [squares[i] for i in whole],
+            FIRST_LOOK * threshold,
         )
         for i, look in zip(whole, closer, strict=True):
             looks[i] = look

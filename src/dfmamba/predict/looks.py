@@ -6,8 +6,9 @@ upright (`dfmamba.hands.upright`), as a right hand and as a left one, which also
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
@@ -30,6 +31,9 @@ Of 3,500 rendered pairs of hands 1.6 % are closer; a single hand that is found t
 COMPARABLE = 0.8
 """A look replaces an earlier one where its score reaches this share of the earlier one's."""
 
+NEAR_ENOUGH = 1.4
+"""A hand isn't looked at closer where the side of that look would be more than the first one's over this."""
+
 SURE_SIDE = 5.0
 """A hand whose first looks leave the other side behind by more than this logit keeps its side.
 
@@ -37,6 +41,9 @@ Among 260 single hands, rendered and photographed, 48 % were that sure, and all 
 
 UPRIGHT_FACTORS = (0.88 * UPRIGHT_FACTOR, 1.04 * UPRIGHT_FACTOR, 1.2 * UPRIGHT_FACTOR)
 """Sizes of the upright crops of a hand (see `upright_maps`), whose answers are averaged."""
+
+MIDDLE = 1
+"""The one of `UPRIGHT_FACTORS` that stands for all."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,9 @@ Look: TypeAlias = dict[int, Found]
 
 Sided: TypeAlias = tuple[int, Found]
 """A hand of a picture with its side: 0 right, 1 left."""
+
+Cut: TypeAlias = tuple[np.ndarray, Affine]
+"""A crop (S, S, 3) uint8 and the map that it was cut by, from the pixels of the picture."""
 
 
 class Looker:
@@ -126,12 +136,24 @@ class Looker:
         return self.look(pictures, [crop_affine(square, self.image_size) for square in squares])
 
     def look_closer(
-        self, pictures: Sequence[np.ndarray], looks: Sequence[Look], threshold: float
+        self,
+        pictures: Sequence[np.ndarray],
+        looks: Sequence[Look],
+        squares: Sequence[np.ndarray],
+        threshold: float,
     ) -> list[Look]:
-        """Look again, straight, around each hand above the threshold; at both together where they overlap."""
+        """Look again, straight, around each hand above the threshold; at both together where they overlap.
+
+        A look that saw hardly more than the closer one would (`NEAR_ENOUGH`) stays.
+
+        Args:
+            pictures, looks: (H, W, 3) uint8 and what was seen there.
+            squares: regions x0, y0, x1, y1 that those looks saw.
+            threshold: of the score.
+        """
         asked: list[tuple[int, tuple[int, ...]]] = []
-        squares = []
-        for index, (picture, look) in enumerate(zip(pictures, looks, strict=True)):
+        closer = []
+        for index, (picture, look, seen) in enumerate(zip(pictures, looks, squares, strict=True)):
             boxes = {
                 side: box_of_points(found.joints_25d[:, :2])
                 for side, found in look.items()
@@ -140,11 +162,13 @@ class Looker:
             for sides in _groups(boxes):
                 together = np.stack([boxes[side] for side in sides])
                 union = np.concatenate([together[:, :2].min(axis=0), together[:, 2:].max(axis=0)])
-                asked.append((index, sides))
-                squares.append(square_box(union, CLOSE_FACTOR))
+                square = square_box(union, CLOSE_FACTOR)
+                if NEAR_ENOUGH * (square[2] - square[0]) < seen[2] - seen[0]:
+                    asked.append((index, sides))
+                    closer.append(square)
         best = [dict(look) for look in looks]
-        closer = self.look_at_boxes([pictures[index] for index, _ in asked], squares)
-        for (index, sides), look in zip(asked, closer, strict=True):
+        answers = self.look_at_boxes([pictures[index] for index, _ in asked], closer)
+        for (index, sides), look in zip(asked, answers, strict=True):
             for side in sides:
                 best[index][side] = newer(best[index][side], look[side])
         return best
@@ -152,46 +176,63 @@ class Looker:
     def look_upright(
         self, pictures: Sequence[np.ndarray], looks: Sequence[Look], sure: Sequence[bool]
     ) -> list[Look]:
-        """Look upright at every hand given.
+        """Look upright at every hand given, at several sizes (`UPRIGHT_FACTORS`).
 
-        A hand that is alone may change its side unless that is `sure`: it is looked at as a right and as a
-        left hand, and the side that both looks together find likelier is kept.
+        A hand that is alone may change its side unless that is `sure`: it is also looked at as the other
+        hand, at one size and, if that makes the other side likelier, at all; then the side that both find
+        likelier is kept.
         """
-        asked: list[tuple[int, int]] = []
-        for index, look in enumerate(looks):
-            asked += [(index, side) for side in ((0, 1) if len(look) == 1 and not sure[index] else look)]
-        cut: dict[tuple[int, int], tuple[list[np.ndarray], list[Affine]]] = {}
-        for index, side in asked:
-            twin = cut.get((index, 0)) if side == 1 and len(looks[index]) == 1 else None
-            if twin is not None:  # the same hand, mirrored
-                flip = Affine(np.array([[-1.0, 0.0, self.image_size - 1.0], [0.0, 1.0, 0.0]]))
-                cut[index, 1] = [crop[:, ::-1] for crop in twin[0]], [flip.compose(aim) for aim in twin[1]]
-                continue
-            found = looks[index].get(side) or looks[index][1 - side]
-            aims = upright_affines(found.joints_25d[:, :2], side == 1, self.image_size, UPRIGHT_FACTORS)
-            cut[index, side] = [warp_image(pictures[index], aim, self.image_size) for aim in aims], aims
-        each = len(UPRIGHT_FACTORS)
-        answers = self.look_at_crops(
-            [crop for key in asked for crop in cut[key][0]], [aim for key in asked for aim in cut[key][1]]
+        cuts = {
+            (index, side): self._cut_upright(pictures[index], found, side)
+            for index, look in enumerate(looks)
+            for side, found in look.items()
+        }
+        others = {
+            (index, 1 - side): [_mirrored(cut) for cut in own]
+            for (index, side), own in cuts.items()
+            if len(looks[index]) == 1 and not sure[index]
+        }
+        seen = self._look_at_cuts(cuts | {key: [cut[MIDDLE]] for key, cut in others.items()})
+        views = {key: averaged(each) for key, each in seen.items()}
+        turned = [key for key in others if key[1] in better_side(views[key[0], 0], views[key[0], 1])]
+        again = self._look_at_cuts(
+            {key: [cut for i, cut in enumerate(others[key]) if i != MIDDLE] for key in turned}
         )
-        views: list[dict[int, Look]] = [{} for _ in looks]
-        for i, (index, side) in enumerate(asked):
-            views[index][side] = averaged(answers[i * each : (i + 1) * each])
-        best = []
-        for look, view in zip(looks, views, strict=True):
-            if len(view) > len(look):
+        views |= {key: averaged([*seen[key], *each]) for key, each in again.items()}
+
+        best: list[Look] = []
+        for index, look in enumerate(looks):
+            if any((index, side) in others for side in (0, 1)):
                 (before,) = look.values()
-                after = better_side(view[0], view[1])
+                after = better_side(views[index, 0], views[index, 1])
                 (found,) = after.values()
                 best.append(dict(look) if newer(before, found) is before else after)
             else:
-                best.append({side: newer(found, view[side][side]) for side, found in look.items()})
+                best.append({side: newer(found, views[index, side][side]) for side, found in look.items()})
         return best
+
+    def _cut_upright(self, picture: np.ndarray, found: Found, side: int) -> list[Cut]:
+        aims = upright_affines(found.joints_25d[:, :2], side == 1, self.image_size, UPRIGHT_FACTORS)
+        return [(warp_image(picture, aim, self.image_size), aim) for aim in aims]
+
+    def _look_at_cuts(
+        self, cuts: Mapping[tuple[int, int], Sequence[Cut]]
+    ) -> dict[tuple[int, int], list[Look]]:
+        every = [cut for each in cuts.values() for cut in each]
+        looks = iter(self.look_at_crops([crop for crop, _ in every], [aim for _, aim in every]))
+        return {key: list(islice(looks, len(each))) for key, each in cuts.items()}
 
 
 def sure_of_side(look: Look) -> bool:
     """Whether a look at one hand, with both sides' answers, leaves no doubt of its side."""
     return abs(_logit(look[0].score) - _logit(look[1].score)) > SURE_SIDE
+
+
+def _mirrored(cut: Cut) -> Cut:
+    """The crop of the same hand, taken for one of the other side."""
+    crop, aim = cut
+    flip = Affine(np.array([[-1.0, 0.0, len(crop) - 1.0], [0.0, 1.0, 0.0]]))
+    return crop[:, ::-1], flip.compose(aim)
 
 
 def newer(before: Found, after: Found) -> Found:

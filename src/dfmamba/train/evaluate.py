@@ -49,9 +49,10 @@ def look_at_samples(
     looker = Looker(model, model.config.image_size, batch, model.config.name)
     for chunk in batched(samples, batch):
         pictures = [_picture(sample) for sample in chunk]
-        first = looker.look_at_boxes(pictures, [first_square(sample, box) for sample in chunk])
+        squares = [first_square(sample, box) for sample in chunk]
+        first = looker.look_at_boxes(pictures, squares)
         if refine and box == "picture":
-            first = looker.look_closer(pictures, first, 0.0)
+            first = looker.look_closer(pictures, first, squares, 0.0)
         kept = [
             look if sample.present.sum() > 1 else _likelier(look)
             for sample, look in zip(chunk, first, strict=True)

@@ -14,8 +14,9 @@ export async function findInPicture(looker, picture, threshold) {
       .filter((side) => look[side].score >= least && looker.inside(look[side], picture))
       .map((side) => [side, look[side]]),
   );
-  const [whole] = await looker.lookAtBoxes(picture, [pictureSquare(picture.width, picture.height)]);
-  const closer = await looker.lookCloser(picture, whole, least);
+  const square = pictureSquare(picture.width, picture.height);
+  const [whole] = await looker.lookAtBoxes(picture, [square]);
+  const closer = await looker.lookCloser(picture, whole, square, least);
   const [upright] = await looker.lookUpright(picture, [only(seen(closer, least))], [looker.sureOfSide(closer)]);
   return seen(upright, threshold);
 }
@@ -58,7 +59,7 @@ export async function findAtDetections(looker, picture, detections, threshold) {
  * Hands that score below the threshold are lost. Sides stay; new hands are not found.
  */
 export async function follow(looker, picture, hands, threshold) {
-  const factor = looker.constants.FOLLOW_FACTOR;
+  const factor = looker.constants.UPRIGHT_FACTORS[looker.constants.MIDDLE];
   const maps = hands.map(([side, { joints }]) =>
     uprightAffines(joints, side === 1, looker.size, [factor])[0]);
   const looks = await looker.look(picture, maps);

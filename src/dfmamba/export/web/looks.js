@@ -59,50 +59,64 @@ export class Looker {
     return this.look(picture, squares.map((square) => cropAffine(square, this.size)));
   }
 
-  /** Look again, straight, around each hand above the threshold; at both together where they overlap. */
-  async lookCloser(picture, look, threshold) {
-    const { UNION_IOU, CLOSE_FACTOR } = this.constants;
+  /**
+   * Look again, straight, around each hand above the threshold; at both together where they overlap. A look
+   * at a square that saw hardly more than the closer one would stays.
+   */
+  async lookCloser(picture, look, seen, threshold) {
+    const { UNION_IOU, CLOSE_FACTOR, NEAR_ENOUGH } = this.constants;
     const sides = sidesOf(look).filter((side) =>
       look[side].score >= threshold && this.inside(look[side], picture));
     const boxes = sides.map((side) => boxOfPoints(look[side].joints));
     const together = sides.length === 2 && boxIou(...boxes) > UNION_IOU;
-    const groups = together ? [sides] : sides.map((side) => [side]);
-    const squares = groups.map((group) =>
-      squareBox(unionOf(group.map((side) => boxes[sides.indexOf(side)])), CLOSE_FACTOR));
-    const closer = await this.lookAtBoxes(picture, squares);
+    const asked = (together ? [sides] : sides.map((side) => [side]))
+      .map((group) => ({
+        group,
+        square: squareBox(unionOf(group.map((side) => boxes[sides.indexOf(side)])), CLOSE_FACTOR),
+      }))
+      .filter(({ square }) => NEAR_ENOUGH * (square[2] - square[0]) < seen[2] - seen[0]);
+    const closer = await this.lookAtBoxes(picture, asked.map(({ square }) => square));
     const best = [...look];
-    groups.forEach((group, i) => {
+    asked.forEach(({ group }, i) => {
       for (const side of group) best[side] = this.newer(best[side], closer[i][side]);
     });
     return best;
   }
 
-  /** Look upright at every hand of each look; one that is alone may change its side unless that is sure. */
+  /**
+   * Look upright at every hand of each look, at several sizes.
+   *
+   * One that is alone may change its side unless that is sure: it is also looked at as the other hand, at one
+   * size and, if that makes the other side likelier, at all.
+   */
   async lookUpright(picture, looks, sure) {
-    const factors = this.constants.UPRIGHT_FACTORS;
+    const { MIDDLE, UPRIGHT_FACTORS } = this.constants;
     const asked = looks.flatMap((look, index) => {
       const sides = sidesOf(look);
-      return (sides.length === 1 && !sure[index] ? [0, 1] : sides).map((side) => ({ index, side }));
+      const own = sides.map((side) => {
+        const cuts = uprightAffines(look[side].joints, side === 1, this.size, UPRIGHT_FACTORS)
+          .map((map) => ({ crop: warp(picture, map, this.size), map }));
+        return { index, side, cuts, now: cuts };
+      });
+      if (sides.length !== 1 || sure[index]) return own;
+      const flip = [-1, 0, this.size - 1, 0, 1, 0];
+      const cuts = own[0].cuts.map(({ crop, map }) => // the same hand, mirrored
+        ({ crop: mirrorCrop(crop, this.size), map: compose(flip, map) }));
+      return [...own, { index, side: 1 - sides[0], cuts, now: [cuts[MIDDLE]], other: true }];
     });
-    const flip = [-1, 0, this.size - 1, 0, 1, 0];
-    for (const each of asked) {
-      const look = looks[each.index];
-      const twin = sidesOf(look).length === 1 && each.side === 1
-        && asked.find(({ index, side }) => index === each.index && side === 0);
-      if (twin) { // the same hand, mirrored
-        each.crops = twin.crops.map((crop) => mirrorCrop(crop, this.size));
-        each.maps = twin.maps.map((map) => compose(flip, map));
-      } else {
-        const { joints } = look[each.side] ?? look[1 - each.side];
-        each.maps = uprightAffines(joints, each.side === 1, this.size, factors);
-        each.crops = each.maps.map((map) => warp(picture, map, this.size));
-      }
-    }
-    const answers = await this.lookAtCrops(asked.flatMap(({ crops }) => crops), asked.flatMap(({ maps }) => maps));
     const views = looks.map(() => [null, null]);
-    asked.forEach(({ index, side }, i) => {
-      views[index][side] = averaged(answers.slice(i * factors.length, (i + 1) * factors.length));
-    });
+    const lookNow = async (each) => {
+      const now = each.flatMap((one) => one.now);
+      const answers = await this.lookAtCrops(now.map(({ crop }) => crop), now.map(({ map }) => map));
+      for (const one of each) {
+        one.seen = [...(one.seen ?? []), ...answers.splice(0, one.now.length)];
+        views[one.index][one.side] = averaged(one.seen);
+      }
+    };
+    await lookNow(asked);
+    const turned = asked.filter(({ index, side, other }) => other && betterSide(...views[index])[0] === side);
+    for (const one of turned) one.now = one.cuts.filter((_, i) => i !== MIDDLE);
+    await lookNow(turned);
     return looks.map((look, index) => {
       const view = views[index];
       const sides = sidesOf(look);
