@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,27 @@ def samples_dir() -> Path:
     if folder is None:
         pytest.skip("real sample data not found beside the repository (set DFMAMBA_SAMPLES to its folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with the tiny model of the tests, untrained."""
+    import torch
+
+    from dfmamba.models import MODELS, HandPoseModel
+
+    folder = tmp_path_factory.mktemp("weights") / "test"
+    torch.manual_seed(0)
+    HandPoseModel(MODELS["test"]).save(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread for PyTorch, as bulk workers have: another number may sum in another order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -15,51 +15,33 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from dfmamba.bulk.inputs import find_items
 from dfmamba.bulk.local import run_local
 from dfmamba.bulk.parts import BulkConfig, cut, read_report
 from dfmamba.cli import main as cli
-from dfmamba.models import MODELS, HandPoseModel, load
+from dfmamba.models import load
 from dfmamba.predict import Prediction, Predictor
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 DISTINCT = 40
 """Pictures of the large folders that differ; the rest are links to them."""
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As workers have: another number may sum in another order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("weights") / "test"
-    torch.manual_seed(0)
-    HandPoseModel(MODELS["test"]).save(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def expected(weights: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Prediction]:
+def expected(
+    one_thread: None, weights: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Prediction]:
     """What one process predicts for `DISTINCT` pictures, by path."""
     folder = tmp_path_factory.mktemp("distinct")
     rng = np.random.default_rng(0)
     for i in range(DISTINCT):
         pixels = rng.integers(0, 256, (48, 40 + i, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{i:02d}.png")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     predictor = Predictor(load(weights).fuse(), "cpu")
-    found = {str(path): predictor.predict(path, threshold=0.52) for path in sorted(folder.iterdir())}
-    torch.set_num_threads(before)
-    return found
+    return {str(path): predictor.predict(path, threshold=0.52) for path in sorted(folder.iterdir())}
 
 
 def links(expected: dict[str, Prediction], folder: Path, number: int) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import tempfile
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dfmamba.io import MAX_MEGAPIXELS, as_picture, find_images, load_image
+from dfmamba.io.images import PictureTooLargeError, UnsupportedPictureError, decode_image
 
 
 def gradient(width: int = 24, height: int = 16) -> np.ndarray:
@@ -161,6 +163,65 @@ def test_unusable_files_name_file_and_reason(tmp_path: Path, content: bytes, rea
         load_image(path)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="odd name") as again:
+        decode_image(content, str(path))
+    assert (type(again.value), str(again.value)) == (type(caught.value), str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (png_header(12000, 9000), PictureTooLargeError),
+        (png_header(60000, 60000), PictureTooLargeError),
+        (animation("GIF"), UnsupportedPictureError),
+        (animation("TIFF"), UnsupportedPictureError),
+        (b"just some text", UnsupportedPictureError),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", UnsupportedPictureError),
+        (encode(Image.fromarray(gradient()), "PNG")[:60], ValueError),
+        (b"", ValueError),
+    ],
+    ids=["large", "huge", "animated", "pages", "text", "heic", "damaged", "empty"],
+)
+def test_kinds_of_faults(content: bytes, kind: type[ValueError]) -> None:
+    with pytest.raises(ValueError, match=r"^picture: ") as caught:
+        decode_image(BytesIO(content))
+    named = (PictureTooLargeError, UnsupportedPictureError)
+    assert [one for one in named if isinstance(caught.value, one)] == [one for one in named if one is kind]
+
+
+@pytest.mark.parametrize("rolled", [False, True], ids=["in memory", "on disk"])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("PNG", {}),
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("TIFF", {"compression": "jpeg"}),
+        ("JPEG", {}),
+        ("WEBP", {}),
+        ("GIF", {}),
+    ],
+)
+def test_open_files_are_read_from_their_start(
+    tmp_path: Path, kind: str, options: dict[str, str], rolled: bool
+) -> None:
+    content = encode(Image.fromarray(gradient()), kind, **options)
+    path = tmp_path / "picture"
+    path.write_bytes(content)
+    expected = load_image(path)
+    assert np.array_equal(decode_image(content), expected)
+    with tempfile.SpooledTemporaryFile(max_size=1 if rolled else 1 << 20) as file:
+        file.write(content)
+        for _ in range(2):
+            assert np.array_equal(decode_image(file), expected)  # type: ignore[arg-type]
+
+
+def test_other_formats_can_be_refused() -> None:
+    content = encode(Image.fromarray(gradient()), "PNG")
+    assert np.array_equal(decode_image(content, formats=("JPEG", "PNG")), gradient())
+    with pytest.raises(UnsupportedPictureError, match=r"a: not a picture.*\(known: JPEG\)"):
+        decode_image(content, "a", ("JPEG",))
 
 
 def test_missing_file_folder_and_pipe(tmp_path: Path) -> None:

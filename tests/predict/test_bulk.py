@@ -7,7 +7,6 @@ import io
 import json
 import sys
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,25 +33,12 @@ from dfmamba.bulk.run import Progress, predict_bulk
 from dfmamba.bulk.worker import PartWorker, fingerprint
 from dfmamba.hands.camera import Camera
 from dfmamba.io import load_image
-from dfmamba.models import MODELS, HandPoseModel, load
+from dfmamba.models import load
 from dfmamba.predict import Predictor
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZES = ((48, 64), (50, 40), (64, 64), (20, 90))
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("weights") / "test"
-    torch.manual_seed(0)
-    HandPoseModel(MODELS["test"]).save(folder)
-    return str(folder)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -20,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from dfmamba.hands.affine import parse_box
 from dfmamba.hands.camera import Camera
-from dfmamba.io.images import FORMATS, MAX_MEGAPIXELS, load_image
+from dfmamba.io.images import PictureTooLargeError, UnsupportedPictureError, decode_image
 
 _FIELD_BYTES = 4096
 _MOST_FIELDS = 16
@@ -144,20 +142,20 @@ async def _chunks(request: Request, seconds: float, faults: list[Exception]) -> 
 
 
 def read_picture(file: BinaryIO) -> np.ndarray:
-    """The picture in an upload, (H, W, 3) uint8; see `load_image` for what is refused.
+    """The picture in an upload, (H, W, 3) uint8; see `dfmamba.io.images.decode_image` for what is refused.
 
     Raises:
         HTTPException: 413 if it has too many pixels, 415 if it is no still picture of a known format, 400 if
             it is empty or damaged.
     """
-    with tempfile.TemporaryDirectory(prefix="dfmamba-") as folder:
-        path = Path(folder) / "picture"
-        save_upload(file, path)
-        try:
-            return load_image(path)
-        except ValueError as error:
-            reason = str(error).replace(str(path), "picture")
-            raise HTTPException(_status(path), reason) from None
+    try:
+        return decode_image(file)
+    except PictureTooLargeError as error:
+        raise HTTPException(413, str(error)) from None
+    except UnsupportedPictureError as error:
+        raise HTTPException(415, str(error)) from None
+    except ValueError as error:
+        raise HTTPException(400, str(error)) from None
 
 
 def save_upload(file: BinaryIO, path: Path) -> None:
@@ -165,23 +163,6 @@ def save_upload(file: BinaryIO, path: Path) -> None:
     file.seek(0)
     with path.open("wb") as target:
         shutil.copyfileobj(file, target)
-
-
-def _status(path: Path) -> int:
-    """The kind of fault of a picture that `load_image` refused, from its header."""
-    if path.stat().st_size == 0:
-        return 400
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.size[0] * image.size[1] > MAX_MEGAPIXELS * 1_000_000:
-                return 413
-            return 415 if getattr(image, "is_animated", False) else 400
-    except UnidentifiedImageError:
-        return 415
-    except Image.DecompressionBombError:
-        return 413
-    except Exception:  # damaged bytes get almost any exception type
-        return 400
 
 
 def _number(name: str, text: str) -> float:

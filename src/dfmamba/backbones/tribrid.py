@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dfmamba.backbones.blocks import ConvBlock, ConvNorm, GatedConvBlock, MambaMixer, MixerBlock, VimMixer
-from dfmamba.backbones.dssm import DSSMConfig
+from dfmamba.backbones.dssm import DSSM, DeformableSampler, DSSMConfig
 from dfmamba.backbones.features import FeatureInfo, GlobalPool, chosen_maps
 from dfmamba.backbones.overrides import with_overrides
 from dfmamba.fuse import fuse
@@ -164,9 +164,8 @@ class Tribrid(nn.Module):
     def init_weights(self) -> None:
         """Truncated normal 1x1 convolutions, Kaiming others; state-space layers keep their own start."""
         own = {
-            id(p) for m in self.modules() if type(m).__name__ in ("DSSM", "DeformableSampler")
-            for p in m.parameters()
-        }  # fmt: skip
+            id(p) for m in self.modules() if isinstance(m, DSSM | DeformableSampler) for p in m.parameters()
+        }
         for module in self.modules():
             if not isinstance(module, nn.Conv2d) or id(module.weight) in own:
                 continue
@@ -214,7 +213,7 @@ class Tribrid(nn.Module):
         return {
             f"{prefix}.{name}"
             for prefix, module in self.named_modules()
-            if type(module).__name__ == "DSSM"
+            if isinstance(module, DSSM)
             for name in module.no_weight_decay()
         }
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
-from dfmamba.io.images import SUFFIXES, find_images, load_image
+from dfmamba.io.images import SUFFIXES, decode_image, find_images, load_image
 from dfmamba.io.tar import Member, tar_members
 
 TAR = ".tar"
@@ -66,13 +65,7 @@ def read_picture(item: Item) -> np.ndarray:
     if not item.member:
         return load_image(item.path)
     content = Member(Path(item.path), item.member, item.offset, item.size).read_bytes()
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(content)
-        file.flush()
-        try:
-            return load_image(file.name)
-        except ValueError as error:
-            raise ValueError(str(error).replace(file.name, item.name)) from None
+    return decode_image(content, item.name)
 
 
 def digest(items: Sequence[Item]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 import stat
 import warnings
@@ -32,39 +33,80 @@ _UPRIGHT = {
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif")
 
 
+class _PictureError(ValueError):
+    """A reason that is already worded for the user."""
+
+
+class UnsupportedPictureError(_PictureError):
+    """The file is no picture of a known format, or not a still one."""
+
+
+class PictureTooLargeError(_PictureError):
+    """The picture has more than `MAX_MEGAPIXELS`."""
+
+
 def load_image(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a still picture as upright 8-bit RGB.
 
-    JPEG, PNG, WebP, BMP, TIFF and GIF files are read. The EXIF orientation is applied, transparent pixels
-    are laid over white, 16-bit grey is scaled to 8 bits.
-
     Args:
-        path: the file.
+        path: the file; see `decode_image` for what is read.
 
     Returns:
         (H, W, 3) uint8.
 
     Raises:
         OSError: if the file is missing, not a regular file or not readable; the message names it.
-        ValueError: if it is empty, damaged, animated, larger than `MAX_MEGAPIXELS` or not a picture; the
-            message names the file and the reason.
+        ValueError: as `decode_image`; the message names the file and the reason.
     """
     path = Path(path)
     _require_regular_file(path)
+    with path.open("rb") as file:
+        return decode_image(file, str(path))
+
+
+def decode_image(
+    content: bytes | BinaryIO, name: str = "picture", formats: tuple[str, ...] = FORMATS
+) -> np.ndarray:
+    """Read a still picture from the bytes of its file as upright 8-bit RGB.
+
+    JPEG, PNG, WebP, BMP, TIFF and GIF files are read. The EXIF orientation is applied, transparent pixels
+    are laid over white, 16-bit grey is scaled to 8 bits.
+
+    Args:
+        content: the bytes, or an open binary file with them, which can be sought and is read from its start.
+        name: what an error message calls the picture.
+        formats: those that are read, some of `FORMATS`.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        UnsupportedPictureError: it is animated or no picture of these formats.
+        PictureTooLargeError: it is larger than `MAX_MEGAPIXELS`.
+        ValueError: it is empty, damaged or of a colour mode that is not supported. All messages are one line
+            that starts with the name.
+    """
+    file = io.BytesIO(content) if isinstance(content, bytes) else content
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with path.open("rb") as file:
-                return _decode(file, path)
-        except (_PictureError, PermissionError):
+            file.seek(0)
+            head = file.read(12)
+            if not head:
+                raise _PictureError(f"{name}: the file is empty")
+            file.seek(0)
+            return _decode(file, name, formats)
+        except _PictureError:
             raise
         except UnidentifiedImageError:
-            raise ValueError(_unknown_format(path)) from None
+            raise UnsupportedPictureError(_unknown_format(head, name, formats)) from None
         except Image.DecompressionBombError:
-            raise ValueError(f"{path}: picture too large: more than {MAX_MEGAPIXELS} megapixels") from None
+            raise PictureTooLargeError(
+                f"{name}: picture too large: more than {MAX_MEGAPIXELS} megapixels"
+            ) from None
         except Exception as error:
             # Pillow's decoders answer damaged bytes with almost any exception type.
-            raise ValueError(f"{path}: damaged or truncated picture ({_one_line(error)})") from None
+            raise ValueError(f"{name}: damaged or truncated picture ({_one_line(error)})") from None
 
 
 def as_picture(image: Image.Image | np.ndarray, name: str = "image") -> np.ndarray:
@@ -131,10 +173,6 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return list(found)
 
 
-class _PictureError(ValueError):
-    """A reason that is already worded for the user."""
-
-
 def _require_regular_file(path: Path) -> None:
     try:
         status = path.stat()
@@ -146,25 +184,23 @@ def _require_regular_file(path: Path) -> None:
         raise IsADirectoryError(f"{path}: is a folder, expected a picture")
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{path}: not a regular file, expected a picture")
-    if status.st_size == 0:
-        raise ValueError(f"{path}: the file is empty")
     if not os.access(path, os.R_OK):
         raise PermissionError(f"{path}: no permission to read this file")
 
 
-def _decode(file: BinaryIO, path: Path) -> np.ndarray:
-    with Image.open(file, formats=FORMATS) as image:
+def _decode(file: BinaryIO, name: str, formats: tuple[str, ...]) -> np.ndarray:
+    with Image.open(file, formats=formats) as image:
         width, height = image.size
         if width * height > MAX_MEGAPIXELS * 1_000_000:
-            raise _PictureError(
-                f"{path}: picture too large: {width} x {height}, the limit is {MAX_MEGAPIXELS} megapixels"
+            raise PictureTooLargeError(
+                f"{name}: picture too large: {width} x {height}, the limit is {MAX_MEGAPIXELS} megapixels"
             )
         # An MPO is a JPEG with previews or a second eye behind it: its first frame is the photo.
         if image.format != "MPO" and getattr(image, "is_animated", False):
             kind = "picture with several pages" if image.format == "TIFF" else "animated picture"
-            raise _PictureError(f"{path}: {kind}: save the one you want as a still picture")
+            raise UnsupportedPictureError(f"{name}: {kind}: save the one you want as a still picture")
         image.load()
-        return _to_rgb(_upright(image), str(path))
+        return _to_rgb(_upright(image), name)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -209,12 +245,10 @@ def _suffix_list() -> str:
     return " ".join(sorted(SUFFIXES))
 
 
-def _unknown_format(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(12)
+def _unknown_format(head: bytes, name: str, formats: tuple[str, ...]) -> str:
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
-        return f"{path}: HEIC and AVIF pictures are not supported, save it as JPEG or PNG"
-    return f"{path}: not a picture, or one of an unknown format (known: {', '.join(FORMATS)})"
+        return f"{name}: HEIC and AVIF pictures are not supported, save it as JPEG or PNG"
+    return f"{name}: not a picture, or one of an unknown format (known: {', '.join(formats)})"
 
 
 def _one_line(error: Exception) -> str:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import os
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from dfmamba.io.images import MAX_MEGAPIXELS, as_picture
+from dfmamba.io.images import decode_image
 
 _BLOCK = 512
 
@@ -87,16 +85,9 @@ def tar_members(path: Path) -> tuple[list[Member], str]:
 
 
 def decode_picture(content: bytes, name: str) -> np.ndarray:
-    """(H, W, 3) uint8 of the bytes of a JPEG or PNG file.
+    """(H, W, 3) uint8 of the bytes of a JPEG or PNG file; see `dfmamba.io.images.decode_image`.
 
     Raises:
-        ValueError: damaged, or larger than `MAX_MEGAPIXELS`; the message starts with `name`.
+        ValueError: another format, damaged, or too large; the message starts with `name`.
     """
-    try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            if image.width * image.height <= MAX_MEGAPIXELS * 1_000_000:
-                return as_picture(image, name)
-    except Exception as error:
-        # Pillow's decoders answer damaged bytes with almost any exception type.
-        raise ValueError(f"{name}: damaged picture ({type(error).__name__})") from None
-    raise ValueError(f"{name}: picture too large: the limit is {MAX_MEGAPIXELS} megapixels")
+    return decode_image(content, name, ("JPEG", "PNG"))

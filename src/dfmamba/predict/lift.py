@@ -57,6 +57,11 @@ def hand_box(joints_2d_px: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.concatenate([np.clip(low - margin, -0.5, limit), np.clip(high + margin, -0.5, limit)])
 
 
+def mirror_picture(picture: np.ndarray) -> np.ndarray:
+    """A picture (H, W, 3) from right to left, as a copy."""
+    return np.ascontiguousarray(picture[:, ::-1])
+
+
 def mirror_points(points_px: np.ndarray, width: int) -> np.ndarray:
     """Points (..., 2) of a picture of this width, on the mirrored picture."""
     mirrored = np.array(points_px, dtype=np.float64)

@@ -25,6 +25,7 @@ from dfmamba.predict.lift import (
     hand_box,
     lift_joints,
     mirror_box,
+    mirror_picture,
     mirror_points,
 )
 from dfmamba.predict.looks import Looker, Sided
@@ -253,7 +254,7 @@ def _check_config(config: Any) -> None:
 
 def _read(image: Picture, mirrored: bool) -> np.ndarray:
     picture = load_image(image) if isinstance(image, str | os.PathLike) else as_picture(image)
-    return np.ascontiguousarray(picture[:, ::-1]) if mirrored else picture
+    return mirror_picture(picture) if mirrored else picture
 
 
 def _check(threshold: float, camera: Intrinsics | None) -> Camera | None:

@@ -18,7 +18,7 @@ from dfmamba.detect.detection import Detection
 from dfmamba.detect.given import GivenBoxes
 from dfmamba.hands.affine import box_iou, box_of_points
 from dfmamba.hands.camera import Camera
-from dfmamba.predict.lift import mirror_box
+from dfmamba.predict.lift import mirror_box, mirror_picture
 from dfmamba.predict.looks import Found, without_doubles
 from dfmamba.predict.predictor import Predictor
 from dfmamba.predict.result import SIDES, Hand, Prediction
@@ -216,7 +216,7 @@ class Tracker:
                 )
             return [one for one in detector.of(frame.path) if one.score >= config.threshold]
         width = picture.shape[1]
-        shown = np.ascontiguousarray(picture[:, ::-1]) if config.mirrored else picture
+        shown = mirror_picture(picture) if config.mirrored else picture
         return [
             Detection(mirror_box(one.box_xyxy, width), one.score, one.side) if config.mirrored else one
             for one in detector.detect([shown])[0]

@@ -194,7 +194,7 @@ def test_pictures_that_are_damaged_or_gone(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[members[0].offset : members[0].offset + 40] = bytes(40)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"000000\.tar: number 0: damaged picture"):
+    with pytest.raises(ValueError, match=r"000000\.tar: number 0: not a picture"):
         dataset[0]
     path.write_bytes(content[: members[4].offset + 3])
     with pytest.raises(OSError, match="ends inside of number 1; it was longer when it was indexed"):
@@ -249,5 +249,5 @@ def test_any_bytes(one_shard: bytes, tmp_path: Path, data: st.DataObject) -> Non
 @settings(deadline=None, max_examples=30)
 @given(st.binary(max_size=200))
 def test_any_picture(content: bytes) -> None:
-    with pytest.raises(ValueError, match="somewhere: damaged picture"):
+    with pytest.raises(ValueError, match=r"somewhere: (the file is empty|not a picture|damaged)"):
         decode_picture(content, "somewhere")
