@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dfmamba.cli.main import main
-from dfmamba.synthhands5 import compare, rows
+from dfmamba.synthhands5 import rows
 from dfmamba.synthhands5.pictures import render
 from dfmamba.synthhands5.settings import SETTINGS, SPLITS
 
@@ -28,14 +28,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch):
-    """Few pictures, few steps, and a row that is quick."""
+    """Few pictures, and rows that are quick."""
     for name, count in COUNTS.items():
         monkeypatch.setitem(SPLITS, name, replace(SPLITS[name], pictures=count))
     small = {"dims": (8, 8, 8, 8), "stem_dim": 4}
     for name in ("dfmamba", "resnet"):
         row = replace(rows.FAMILIES[name], backbone="dfmamba_test", args=small)
         monkeypatch.setitem(rows.ROWS, name, row)
-    monkeypatch.setattr(compare.run_row, "__defaults__", (None, "test", 2, None))
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -65,11 +64,11 @@ def test_a_row_is_run_and_reported(pictures: Path, tmp_path: Path, capsys) -> No
         str(pictures),
     ]
     for row in ("dfmamba", "resnet"):
-        words = ["synthhands5", "run", "--row", row, "--lr", "0.01", "--seed", "3", *places]
+        words = ["synthhands5", "run", "--row", row, "--lr", "0.01", "--seed", "3", "--steps", "2", *places]
         assert main([*words, "--json", str(tmp_path / f"{row}.json")]) == 0
         assert f"two {row} seed 3 lr 0.01 test: MPJPE " in capsys.readouterr().out
     found = json.loads((tmp_path / "resnet.json").read_text())
-    assert found == json.loads((tmp_path / "results" / "two" / "resnet-s3.json").read_text())
+    assert found == json.loads((tmp_path / "results" / "two" / "2-steps" / "resnet-s3.json").read_text())
     assert (found["entry"], found["steps"], found["figures"]["samples"]) == ("resnet", 2, COUNTS["test"])
 
 
@@ -84,6 +83,7 @@ def test_a_row_is_run_and_reported(pictures: Path, tmp_path: Path, capsys) -> No
         (["run", "--row", "resnet", "--lr", "1", "--data", "nowhere"], "nowhere"),
         (["render", "--split", "exam"], "unknown split 'exam'; known: train, val, test"),
         (["sweep", "--rows", "vmambo"], "unknown row 'vmambo'"),
+        (["run", "--row", "vit", "--steps", "0"], "--steps is 0"),
     ],
 )
 def test_misuse_is_one_line(words: list[str], message: str, tmp_path: Path, monkeypatch, capsys) -> None:

@@ -47,7 +47,7 @@ def run(
 
 
 def last(folder: Path, seed: int = 0) -> Path:
-    return folder / "runs" / "two" / f"tiny-test-lr0.01-s{seed}" / "last"
+    return folder / "runs" / "two" / f"tiny-test-lr0.01-s{seed}-{STEPS}-steps" / "last"
 
 
 def facts(result: Result | None) -> dict:

@@ -107,13 +107,28 @@ def test_text_of_files_is_no_markup(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_charts")
 def test_other_definitions_are_listed_and_not_mixed(tmp_path: Path) -> None:
-    results = [*several({"dfmamba": [50.0]}), replace(made_up("dfmamba", 1, 90.0), steps=STEPS - 1)]
+    results = [*several({"dfmamba": [50.0]}), made_up("dfmamba", 1, 90.0, batch_size=3)]
     write_report(results, tmp_path)
     markdown, _ = page(tmp_path)
-    assert f"| two | dfmamba | 1 | {STEPS - 1} steps, not {STEPS} |" in markdown
+    assert "| two | dfmamba | 1 | batches of 3, not of 16 |" in markdown
     assert "| 50.00 (1) |" in markdown
     assert f"`{COSTS_COMMAND}` does it." in markdown
     assert "made this page from 1 result files" in markdown
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_longer_runs_have_a_table_of_their_own(tmp_path: Path) -> None:
+    usual = several({"dfmamba": [50.0, 52.0], "vit": [60.0, 61.0]})
+    longer = [made_up(name, 1, error, steps=4 * STEPS) for name, error in (("dfmamba", 41.0), ("vit", 43.5))]
+    write_report([*usual, *longer, replace(longer[0], batch_size=3)], tmp_path)
+    markdown, _ = page(tmp_path)
+    assert f"### Two hands: {4 * STEPS:,} steps instead of {STEPS:,}" in markdown
+    table = markdown.split("4,000 steps instead of")[-1].split("###")[0]
+    assert "| 41.00 (1) |" in table
+    assert "| +2.50 " in table
+    assert f"DF-Mamba: 52.00 mm after {STEPS:,} steps, 41.00 mm after {4 * STEPS:,}" in table
+    assert "| 51.00 ± 1.41 (2) |" in markdown
+    assert "| two | dfmamba | 1 | batches of 3, not of 16 |" in markdown
 
 
 @pytest.mark.usefixtures("no_charts")

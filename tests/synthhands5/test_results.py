@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dfmamba.metrics import PROTOCOLS
+from dfmamba.synthhands5.compare import STEPS
 from dfmamba.synthhands5.pictures import Pictures
 from dfmamba.synthhands5.results import (
     HIDDEN,
@@ -161,7 +162,9 @@ def test_files_hold_what_was_written(tmp_path: Path, made: Made) -> None:
         for entry, seed in (("vim", 0), ("dfmamba", 11), ("dfmamba", 2))
     ]
     paths = [write_result(tmp_path, result) for result in results]
-    assert paths[1] == tmp_path / "two" / "dfmamba-s11.json"
+    assert paths[1] == tmp_path / "two" / "10-steps" / "dfmamba-s11.json"
+    usual = replace(results[0], steps=STEPS)
+    assert write_result(tmp_path / "other", usual) == tmp_path / "other" / "two" / "vim-s0.json"
     assert json.loads(paths[0].read_text())["schema"] == SCHEMA
     assert read_results(tmp_path) == [results[2], results[1], results[0]]
 

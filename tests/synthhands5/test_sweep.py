@@ -29,7 +29,9 @@ def finished(folder: Path, entry: str, lr: float, error: float, seed: int = TUNI
 
 def test_changes_of_dfmamba_need_its_trials_only(tmp_path: Path) -> None:
     jobs = trials("two", ["k1", "off", "vit"], tmp_path)
-    assert jobs == [Job("two", row, TUNING_SEED, rate, True) for row in (REFERENCE, "vit") for rate in RATES]
+    assert jobs == [
+        Job("two", row, TUNING_SEED, rate, True, TUNING_STEPS) for row in (REFERENCE, "vit") for rate in RATES
+    ]
     finished(tmp_path, REFERENCE, RATES[0], 5.0)
     assert [job.lr for job in trials("two", ["k1"], tmp_path)] == list(RATES[1:])
 
@@ -40,9 +42,10 @@ def test_runs_wait_for_the_choice_of_the_rate(tmp_path: Path) -> None:
     for rate in RATES:
         finished(tmp_path, "vit", rate, abs(rate - RATES[1]))
     jobs = runs_that_count("two", ["vit"], [0, 1], tmp_path)
-    assert jobs == [Job("two", "vit", seed, RATES[1], False) for seed in (0, 1)]
+    assert jobs == [Job("two", "vit", seed, RATES[1], False, STEPS) for seed in (0, 1)]
     finished(tmp_path, "vit", RATES[1], 9.0, seed=0)
     assert runs_that_count("two", ["vit"], [0, 1], tmp_path) == jobs[1:]
+    assert [job.steps for job in runs_that_count("two", ["vit"], [0, 1], tmp_path, 77)] == [77, 77]
     # A run at a rate that isn't the chosen one doesn't count.
     finished(tmp_path, "vit", RATES[0], 9.0, seed=1)
     assert runs_that_count("two", ["vit"], [0, 1], tmp_path) == jobs[1:]

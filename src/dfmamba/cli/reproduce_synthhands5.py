@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 from dfmamba.cli.synthhands5 import HOME
 
 if TYPE_CHECKING:
-    from dfmamba.synthhands5.report import Picture
+    from dfmamba.synthhands5.page import Picture
     from dfmamba.synthhands5.results import Result
 
 

@@ -47,6 +47,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--row", type=str, required=True, metavar="NAME", help="see dfmamba synthhands5 list"
     )
     run_one.add_argument("--seed", type=int, default=0, help="of initialisation, order and augmentation")
+    _add_steps(run_one)
     run_one.add_argument(
         "--lr", type=float, help="peak learning rate; left out: the one that was chosen for the row's family"
     )
@@ -61,6 +62,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="names of rows, or 'families' or 'ablations'",
     )  # fmt: skip
     sweep.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N")
+    _add_steps(sweep)
     sweep.add_argument("--workers", type=int, default=2, metavar="N", help="runs side by side, a core each")
     _add_places(sweep)
     actions.add_subcommand("sweep", sweep, help="run many rows")
@@ -98,6 +100,10 @@ def _action(description: str) -> ArgumentParser:
 
 def _add_setting(parser: ArgumentParser) -> None:
     parser.add_argument("--setting", type=str, default="two", metavar="NAME", help=", ".join(SETTINGS))
+
+
+def _add_steps(parser: ArgumentParser) -> None:
+    parser.add_argument("--steps", type=int, metavar="N", help="left out: the benchmark's own number")
 
 
 def _add_data(parser: ArgumentParser) -> None:
@@ -167,7 +173,7 @@ def _list(options: Namespace) -> int:
 
 
 def _run(options: Namespace) -> int:
-    from dfmamba.synthhands5.compare import chosen_rate, run_row
+    from dfmamba.synthhands5.compare import STEPS, chosen_rate, run_row
     from dfmamba.synthhands5.rows import find_row
 
     row = find_row(options.row)
@@ -178,7 +184,10 @@ def _run(options: Namespace) -> int:
             f"no learning rate was chosen for {row.name!r} on {options.setting!r}: give --lr, or choose "
             f"one by dfmamba synthhands5 sweep --setting {options.setting} --rows {row.name}"
         )
-    result = run_row(row, options.setting, options.seed, rate, places.results, places.runs, places.data)
+    result = run_row(
+        row, options.setting, options.seed, rate, places.results, places.runs, places.data,
+        steps=_steps(options, STEPS),
+    )  # fmt: skip
     assert result is not None
     print(_line(result))
     if options.json is not None:
@@ -187,15 +196,24 @@ def _run(options: Namespace) -> int:
 
 
 def _sweep(options: Namespace) -> int:
+    from dfmamba.synthhands5.compare import STEPS
     from dfmamba.synthhands5.rows import ABLATIONS, FAMILIES
     from dfmamba.synthhands5.sweep import sweep
 
     groups = {"families": list(FAMILIES), "ablations": list(ABLATIONS)}
     rows = list(dict.fromkeys(name for word in options.rows for name in groups.get(word, [word])))
-    for result in sweep(options.setting, rows, options.seeds, _places(options), options.workers):
+    steps = _steps(options, STEPS)
+    for result in sweep(options.setting, rows, options.seeds, _places(options), options.workers, steps):
         print(_line(result), flush=True)
     print(f"page: dfmamba reproduce synthhands5 --results {options.results}")
     return 0
+
+
+def _steps(options: Namespace, usual: int) -> int:
+    steps = usual if options.steps is None else options.steps
+    if steps < 1:
+        raise ValueError(f"--steps is {steps}; expected at least 1")
+    return steps
 
 
 def _line(result: Result) -> str:

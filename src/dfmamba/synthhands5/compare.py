@@ -38,9 +38,13 @@ PUBLISHED_RATES: dict[str, dict[str, float]] = {
 """Setting -> family -> what the trials behind the published results have chosen."""
 
 
-def run_folder(runs: str | Path, setting: str, row: str, split: str, lr: float, seed: int) -> Path:
+def run_folder(
+    runs: str | Path, setting: str, row: str, split: str, lr: float, seed: int, steps: int = STEPS
+) -> Path:
     """Where the states, the log and, in `last`, the weights of a run lie."""
-    return Path(runs) / setting / f"{row}-{split}-lr{lr:g}-s{seed}"
+    usual = TUNING_STEPS if split == "val" else STEPS
+    length = "" if steps == usual else f"-{steps}-steps"
+    return Path(runs) / setting / f"{row}-{split}-lr{lr:g}-s{seed}{length}"
 
 
 def run_row(
@@ -78,7 +82,7 @@ def run_row(
         ValueError: unknown setting, or the run's folder holds another run.
     """
     known(setting, SETTINGS, "setting")
-    folder = run_folder(runs, setting, row.name, split, lr, seed)
+    folder = run_folder(runs, setting, row.name, split, lr, seed, steps)
     config = BenchmarkRun(
         out=str(folder), steps=steps, lr=lr, seed=seed, validate_every=steps, setting=setting,
         entry=row.name, backbone=row.backbone, backbone_args=row.args,

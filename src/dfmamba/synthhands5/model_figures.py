@@ -12,10 +12,10 @@ from dfmamba.models import HandPoseModel
 from dfmamba.synthhands5.compare import run_folder
 from dfmamba.synthhands5.drawing import Figure
 from dfmamba.synthhands5.insight import offset_statistics
+from dfmamba.synthhands5.page import Picture
 from dfmamba.synthhands5.pictures import load_pictures
 from dfmamba.synthhands5.qualitative import qualitative_sheet
 from dfmamba.synthhands5.receptive_figure import receptive_fields
-from dfmamba.synthhands5.report import Picture
 from dfmamba.synthhands5.results import Result
 from dfmamba.synthhands5.rows import FAMILIES, REFERENCE, find_row
 from dfmamba.synthhands5.sampling_figure import sampling_positions

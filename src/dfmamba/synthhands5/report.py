@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
-from urllib.parse import quote
 
-from dfmamba.io.files import write_atomic
 from dfmamba.metrics import PROTOCOLS
-from dfmamba.synthhands5 import charts
+from dfmamba.synthhands5 import charts, page
 from dfmamba.synthhands5 import statistics as stats
 from dfmamba.synthhands5.compare import RATES, STEPS, TUNING_SEED, TUNING_STEPS, lowest, next_rates
+from dfmamba.synthhands5.page import Block, Picture
 from dfmamba.synthhands5.results import Result
 from dfmamba.synthhands5.rows import (
     ABLATIONS,
@@ -39,57 +34,6 @@ COSTS_COMMAND = "dfmamba synthhands5 costs"
 _COLUMNS = ("MPJPE, mm", "PA-MPJPE, mm", "visible, mm", "hidden, mm", "AUC 0–50")
 _OURS = find_row(REFERENCE).title
 _LEVEL = f"{100 * stats.LEVEL:.0f} %"
-_MEDIA = {b"\x89PNG\r\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
-Block = tuple[str, str]
-"""A part of the page: as Markdown, as HTML."""
-_STYLE = """
-:root { color-scheme: light dark; --paper: #fbfbf9; --ink: #24262b; --muted: #5c6068; --line: #d9dade; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #17181b; --ink: #e8e9ec; --muted: #a9adb6; --line: #3a3d44; }
-}
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 90rem; margin: 0 auto; padding: 1rem; }
-p, ul { max-width: 50rem; } ul { padding-left: 1.2rem; } h2 { margin-top: 2.2rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.78rem; }
-caption { text-align: left; font-weight: 600; padding: 0.4rem 0; }
-th, td { padding: 0.25rem 0.4rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top;
-  font-variant-numeric: tabular-nums; }
-td { white-space: nowrap; } td:last-child { white-space: normal; } thead th { vertical-align: bottom; }
-tbody th { font-weight: 400; position: sticky; left: 0; background: var(--paper); min-width: 8rem; }
-.note, figcaption { color: var(--muted); font-size: 0.875rem; max-width: 50rem; }
-figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
-pre { overflow-x: auto; padding: 0.7rem; border: 1px solid var(--line); border-radius: 6px; }
-"""
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure of the page.
-
-    Attributes:
-        file: a PNG or JPEG; it is copied beside the page unless it lies in the page's folder.
-        title: what it is, for readers who don't see it.
-        caption: below it: what is seen, of how many pictures and seeds.
-    """
-
-    file: Path
-    title: str
-    caption: str
 
 
 def write_report(
@@ -117,32 +61,32 @@ def write_report(
         OSError: a figure can't be read or is no picture, or the page can't be written.
         ImportError: Matplotlib is missing.
     """
-    used, apart = stats.sort_out(result for result in results if result.split != "val")
+    measured = [result for result in results if result.split != "val"]
+    used, apart = stats.sort_out(result for result in measured if result.steps == STEPS)
     if not used:
+        _, apart = stats.sort_out(measured)
         reason = f" ({len(apart)} left out, the first: {apart[0][1]})" if apart else ""
         raise ValueError(f"no results to report on{reason}; run dfmamba synthhands5 run first")
     summaries, folder, names = stats.summarise(used), Path(out) / "figures", set[str]()
-    blocks = [_heading(f"SynthHands-5, version {VERSION}: the comparison", 1), *_protocol(len(used))]
+    blocks = [page.heading(f"SynthHands-5, version {VERSION}: the comparison", 1), *_protocol(len(used))]
     for setting, rows in summaries.items():
         blocks += _setting(rows, setting, folder, names, costs, (constants or {}).get(setting))
+        others = [r for r in measured if r.setting == setting and r.steps != STEPS]
+        for steps in sorted({result.steps for result in others}):
+            blocks += _longer(setting, steps, [r for r in others if r.steps == steps], rows, apart)
         blocks += _tuning(setting, [r for r in results if r.split == "val" and r.setting == setting])
     missing = [
         f"{one.title} (`{one.name}`): not run." for one in SETTINGS.values() if one.name not in summaries
     ]
-    blocks += [_heading("Settings without results"), _points(missing)] if missing else []
-    blocks += [_heading("What the networks look at")] if figures else []
-    blocks += [_picture(figure, folder, names) for figure in figures]
+    blocks += [page.heading("Settings without results"), page.points(missing)] if missing else []
+    blocks += [page.heading("What the networks look at")] if figures else []
+    blocks += [page.picture(figure, folder, names) for figure in figures]
     if apart:
         lines = tuple((r.setting, r.entry, str(r.seed), reason) for r, reason in apart)
-        blocks.append(_heading("Results left out"))
-        blocks.append(_shown(Table("Not comparable", ("setting", "row", "seed", "reason"), lines)))
+        blocks.append(page.heading("Results left out"))
+        blocks.append(page.shown(Table("Not comparable", ("setting", "row", "seed", "reason"), lines)))
     blocks += _rerun(used)
-    write_atomic(Path(out) / "README.md", ("\n\n".join(text for text, _ in blocks) + "\n").encode())
-    page = _PAGE.format(
-        title=f"SynthHands-5, version {VERSION}", style=_STYLE, body="\n".join(t for _, t in blocks)
-    )
-    write_atomic(Path(out) / "index.html", page.encode())
-    return Path(out) / "index.html"
+    return page.write_page(f"SynthHands-5, version {VERSION}", blocks, Path(out))
 
 
 def _protocol(count: int) -> list[Block]:
@@ -186,8 +130,14 @@ def _protocol(count: int) -> list[Block]:
         "one. “p, Holm” is the p value of the paired t test after Holm's correction for all comparisons of "
         f"the table: verdicts with a value below {1 - stats.LEVEL:.2f} there stand that, too."
     )
-    protocol = [_heading("Protocol"), _points(rules)]
-    return [_text(about), *protocol, _heading("How to read the differences"), _text(seeds), _text(several)]
+    protocol = [page.heading("Protocol"), page.points(rules)]
+    return [
+        page.text(about),
+        *protocol,
+        page.heading("How to read the differences"),
+        page.text(seeds),
+        page.text(several),
+    ]
 
 
 def _table(
@@ -224,7 +174,7 @@ def _table(
     notes = ["; ".join(f"{', '.join(names)}: {text}" for text, names in about.items())] if about else []
     if outside:
         notes.append(f"More than {100 * TOLERANCE:.0f} % off the budget: {', '.join(outside)}.")
-    return _shown(Table(title, header, tuple(lines), tuple(notes)))
+    return page.shown(Table(title, header, tuple(lines), tuple(notes)))
 
 
 def _setting(
@@ -241,8 +191,8 @@ def _setting(
     for chart in charts.setting_charts(rows, families, changes, _latencies(costs)):
         file = charts.save(chart.draw(), folder / f"{setting}-{chart.name}.png")
         one = Picture(file, f"{title}: {chart.title}", chart.caption)
-        pictures[chart.ablation].append(_picture(one, folder, names))
-    blocks = [_heading(f"{title} (after {SETTINGS[setting].mirrors})")]
+        pictures[chart.ablation].append(page.picture(one, folder, names))
+    blocks = [page.heading(f"{title} (after {SETTINGS[setting].mirrors})")]
     blocks.append(_table(f"{title}: families of backbones", list(FAMILIES.values()), rows, families))
     if constant:
         known = [(column.split(",")[0], name) for column, name in zip(_COLUMNS, FIGURES, strict=True)]
@@ -252,33 +202,64 @@ def _setting(
             if name in constant
         )
         blocks.append(
-            _text(f"For scale, the mean pose of the training hands, whatever the picture: {values}.")
+            page.text(f"For scale, the mean pose of the training hands, whatever the picture: {values}.")
         )
     if REFERENCE in rows:
-        blocks.append(_points([*map(stats.sentence, families.values()), stats.tally(families)]))
+        blocks.append(page.points([*map(stats.sentence, families.values()), stats.tally(families)]))
     else:
-        blocks.append(_text(f"{_OURS} was not run, so nothing is compared with it."))
+        blocks.append(page.text(f"{_OURS} was not run, so nothing is compared with it."))
     blocks += [
-        _heading("Does the deformable scan help?", 3),
-        _points(stats.scan_sentences(families | changes)),
+        page.heading("Does the deformable scan help?", 3),
+        page.points(stats.scan_sentences(families | changes)),
     ]
     blocks += pictures[False]
     if costs is None:
-        blocks.append(_text(f"No chart of latencies: they weren't measured. `{COSTS_COMMAND}` does it."))
+        blocks.append(page.text(f"No chart of latencies: they weren't measured. `{COSTS_COMMAND}` does it."))
     else:
         machine = costs.get("machine", "unknown")
         name = machine.get("cpu", "unknown") if isinstance(machine, Mapping) else machine
         threads = f"; threads: {costs['threads']}" if "threads" in costs else ""
-        blocks.append(_text(f"Latencies: machine: {name}{threads}; `{costs.get('command', COSTS_COMMAND)}`."))
+        blocks.append(
+            page.text(f"Latencies: machine: {name}{threads}; `{costs.get('command', COSTS_COMMAND)}`.")
+        )
     if any(name in rows for name in ABLATIONS):
         shown = [find_row(REFERENCE), *ABLATIONS.values()]
         blocks += [
-            _heading(f"{title}: ablations", 3),
+            page.heading(f"{title}: ablations", 3),
             _table(f"{title}: one part changed", shown, rows, changes),
         ]
-        blocks += [_text(stats.tally(changes))] if changes else []
+        blocks += [page.text(stats.tally(changes))] if changes else []
         blocks += pictures[True]
     return blocks
+
+
+def _longer(
+    setting: str,
+    steps: int,
+    results: Sequence[Result],
+    usual: Mapping[str, Summary],
+    apart: list[tuple[Result, str]],
+) -> list[Block]:
+    """The rows that were also trained for another number of steps; adds to `apart` what can't be compared."""
+    used, others = stats.sort_out(results, steps)
+    apart += others
+    rows = stats.summarise(used).get(setting, {})
+    if not rows:
+        return []
+    title = f"{SETTINGS[setting].title}: {steps:,} steps instead of {STEPS:,}"
+    found = stats.differences(rows, rows)
+    shown = [one.row for one in rows.values()]
+    blocks = [page.heading(title, 3), _table(title, shown, rows, found)]
+    gains = [
+        f"{one.row.title}: {old.mean:.2f} mm after {STEPS:,} steps, {new.mean:.2f} mm after {steps:,}"
+        for name, one in rows.items()
+        if name in usual
+        and (new := stats.on_seeds(one, usual[name].seeds)) is not None
+        and (old := stats.on_seeds(usual[name], one.seeds)) is not None
+    ]
+    return (
+        [*blocks, page.points(["MPJPE on the seeds of both: " + "; ".join(gains) + "."])] if gains else blocks
+    )
 
 
 def _latencies(costs: Mapping[str, Any] | None) -> dict[str, float]:
@@ -308,7 +289,7 @@ def _tuning(setting: str, tried: Sequence[Result]) -> list[Block]:
     header = ("row", *(f"{rate:g}" for rate in rates), "best")
     title = f"MPJPE, mm, on {SPLITS['val'].pictures} validation pictures after {TUNING_STEPS} steps, one seed"
     name = f"{SETTINGS[setting].title}: choice of the learning rate"
-    return [_heading(name, 3), _shown(Table(title, header, lines))] if lines else []
+    return [page.heading(name, 3), page.shown(Table(title, header, lines))] if lines else []
 
 
 def _rerun(used: Sequence[Result]) -> list[Block]:
@@ -317,76 +298,11 @@ def _rerun(used: Sequence[Result]) -> list[Block]:
     one = "dfmamba synthhands5 run --setting two --row resnet --seed 0"
     every = [f"dfmamba synthhands5 sweep --setting {name} --rows families ablations" for name in SETTINGS]
     return [
-        _heading("Run it again"),
-        _text("One row with one seed, which gives the same figures on the same type of machine:"),
-        _commands(["dfmamba synthhands5 render --setting two", one]),
-        _text("Everything that is missing (each setting's pictures are rendered once), then this page:"),
-        _commands([*every, "dfmamba reproduce synthhands5"]),
-        _heading("Machines and versions"),
-        _points([f"{text} ({count} results)" for text, count in counts]),
+        page.heading("Run it again"),
+        page.text("One row with one seed, which gives the same figures on the same type of machine:"),
+        page.commands(["dfmamba synthhands5 render --setting two", one]),
+        page.text("Everything that is missing (each setting's pictures are rendered once), then this page:"),
+        page.commands([*every, "dfmamba reproduce synthhands5"]),
+        page.heading("Machines and versions"),
+        page.points([f"{text} ({count} results)" for text, count in counts]),
     ]
-
-
-def _inline(text: str) -> Block:
-    """Text that can't be taken for tags; what is between grave accents is code."""
-    plain, web = "", ""
-    for i, part in enumerate(re.split(r"`([^`]*)`", " ".join(text.split()))):
-        plain += f"`{part}`" if i % 2 else html.escape(part, quote=False)
-        web += f"<code>{html.escape(part)}</code>" if i % 2 else html.escape(part)
-    return plain, web
-
-
-def _heading(text: str, level: int = 2) -> Block:
-    plain, web = _inline(text)
-    return f"{'#' * level} {plain}", f"<h{level}>{web}</h{level}>"
-
-
-def _text(text: str) -> Block:
-    plain, web = _inline(text)
-    return plain, f"<p>{web}</p>"
-
-
-def _points(texts: Iterable[str]) -> Block:
-    found = [_inline(text) for text in texts]
-    return "\n".join(
-        f"- {plain}" for plain, _ in found
-    ), f"<ul>{''.join(f'<li>{web}</li>' for _, web in found)}</ul>"
-
-
-def _commands(lines: Sequence[str]) -> Block:
-    text = "\n".join(lines)
-    return f"```bash\n{text}\n```", f"<pre>{html.escape(text)}</pre>"
-
-
-def _shown(table: Table) -> Block:
-    def cells(texts: Iterable[str], form: int) -> tuple[str, ...]:
-        return tuple(_inline(text)[form] for text in texts)
-
-    rows = tuple(cells(row, 0) for row in table.rows)
-    plain = Table(_inline(table.title)[0], cells(table.header, 0), rows, cells(table.notes, 0))
-    head = "".join(f'<th scope="col">{cell}</th>' for cell in cells(table.header, 1))
-    web = f"<caption>{_inline(table.title)[1]}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>"
-    for first, *others in (cells(row, 1) for row in table.rows):
-        web += f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in others)}</tr>\n'
-    notes = "".join(f'<p class="note">{note}</p>' for note in cells(table.notes, 1))
-    return plain.markdown(), f'<div class="wide" tabindex="0"><table>{web}</tbody></table></div>{notes}'
-
-
-def _picture(picture: Picture, folder: Path, names: set[str]) -> Block:
-    root, there = folder.parent.resolve(), picture.file.resolve()
-    content = there.read_bytes()
-    kind = next((kind for start, kind in _MEDIA.items() if content.startswith(start)), None)
-    if kind is None:
-        raise OSError(f"{picture.file}: neither PNG nor JPEG")
-    if not there.is_relative_to(root):
-        there = root / folder.name / there.name
-    name = there.relative_to(root).as_posix()
-    if name in names:
-        raise ValueError(f"{picture.file}: another figure of the page is called {name}, too; rename one")
-    names.add(name)
-    if there != picture.file.resolve():
-        write_atomic(there, content)
-    (title, alternative), (caption, below) = _inline(picture.title), _inline(picture.caption)
-    data = f"data:{kind};base64,{base64.b64encode(content).decode()}"
-    figure = f'<figure><img alt="{alternative}" src="{data}"><figcaption>{below}</figcaption></figure>'
-    return f"![{title}]({quote(name)})\n\n{caption}", figure

@@ -18,6 +18,7 @@ from dfmamba.metrics.pose import joint_errors, root_aligned
 from dfmamba.settings import from_values
 from dfmamba.synthhands5.pictures import Pictures
 from dfmamba.synthhands5.settings import VERSION
+from dfmamba.synthhands5.training import BenchmarkRun
 
 SCHEMA = "dfmamba.synthhands5/1"
 THRESHOLDS_MM = tuple(range(0, 101, 4))
@@ -140,8 +141,12 @@ def versions() -> dict[str, str]:
 
 
 def write_result(folder: str | Path, result: Result) -> Path:
-    """Writes FOLDER/SETTING/ENTRY-sSEED.json; trials of learning rates go into SETTING/tuning/."""
-    where = Path(folder) / result.setting / ("tuning" if result.split == "val" else "")
+    """Writes FOLDER/SETTING/ENTRY-sSEED.json.
+
+    Trials of learning rates go into SETTING/tuning/, runs of another length into SETTING/STEPS-steps/.
+    """
+    usual = "" if result.steps == BenchmarkRun().steps else f"{result.steps}-steps"
+    where = Path(folder) / result.setting / ("tuning" if result.split == "val" else usual)
     path = where / result.file_name
     text = json.dumps(result.to_dict(), separators=(",", ":")).replace(',"', ',\n"')
     write_atomic(path, (text + "\n").encode())

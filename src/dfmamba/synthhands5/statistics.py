@@ -109,8 +109,8 @@ class Difference:
     verdict: Verdict
 
 
-def mismatch(result: Result) -> str:
-    """Why a result isn't one of today's benchmark; "" where it is."""
+def mismatch(result: Result, steps: int = STEPS) -> str:
+    """Why a result isn't one of today's benchmark with so many steps; "" where it is."""
     if result.setting not in SETTINGS:
         return f"unknown setting {result.setting!r}"
     if result.entry not in ROWS:
@@ -123,8 +123,8 @@ def mismatch(result: Result) -> str:
         return f"version {version} of the benchmark, today's is {VERSION}"
     if not is_defined(result.entry, result.backbone, result.backbone_args):
         return "the row's definition has changed since"
-    if result.steps != STEPS:
-        return f"{result.steps} steps, not {STEPS}"
+    if result.steps != steps:
+        return f"{result.steps} steps, not {steps}"
     if result.batch_size != batch:
         return f"batches of {result.batch_size}, not of {batch}"
     if len(result.picture_mm) != pictures:
@@ -139,8 +139,8 @@ def mismatch(result: Result) -> str:
     return ""
 
 
-def sort_out(results: Iterable[Result]) -> tuple[list[Result], list[tuple[Result, str]]]:
-    """Parts results into those that can be compared with each other, and the others with the reason.
+def sort_out(results: Iterable[Result], steps: int = STEPS) -> tuple[list[Result], list[tuple[Result, str]]]:
+    """Parts results of so many steps into those that can be compared, and the others with the reason.
 
     Beyond `mismatch`, all of a setting must have been measured on the same hands, and all of a row have the
     same cost: what most have counts. Of two results of the same row and seed the first counts.
@@ -150,7 +150,7 @@ def sort_out(results: Iterable[Result]) -> tuple[list[Result], list[tuple[Result
     seen: set[tuple[str, str, int]] = set()
     for result in results:
         key = (result.setting, result.entry, result.seed)
-        reason = mismatch(result) or ("another result of the same seed" if key in seen else "")
+        reason = mismatch(result, steps) or ("another result of the same seed" if key in seen else "")
         if reason:
             apart.append((result, reason))
         else:
@@ -190,6 +190,12 @@ def summarise(results: Iterable[Result]) -> dict[str, dict[str, Summary]]:
             if runs:
                 summaries.setdefault(setting, {})[name] = Summary(setting, row, tuple(runs))
     return summaries
+
+
+def on_seeds(summary: Summary, seeds: Sequence[int]) -> Spread | None:
+    """MPJPE in mm over those seeds of a row that are among the given ones; None without any."""
+    values = [result.figures["mpjpe_mm"] for result in summary.results if result.seed in seeds]
+    return spread(values) if values else None
 
 
 def spread(values: Sequence[float]) -> Spread:

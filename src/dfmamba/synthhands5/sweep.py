@@ -39,26 +39,27 @@ class Places:
 
 @dataclass(frozen=True)
 class Job:
-    """One run: of a trial of a learning rate if `trial`, else one that counts, at `lr`."""
+    """One run of so many steps: of a trial of a learning rate if `trial`, else one that counts, at `lr`."""
 
     setting: str
     row: str
     seed: int
     lr: float
     trial: bool
+    steps: int
 
 
 def trials(setting: str, rows: Sequence[str], results: str | Path) -> list[Job]:
     """The trials of learning rates that the rows need next; after them there may be further ones."""
     return [
-        Job(setting, family, compare.TUNING_SEED, rate, True)
+        Job(setting, family, compare.TUNING_SEED, rate, True, compare.TUNING_STEPS)
         for family in dict.fromkeys(family_of(row) for row in rows)
         for rate in compare.next_rates(compare.trials_of(results, setting, family))
     ]
 
 
 def runs_that_count(
-    setting: str, rows: Sequence[str], seeds: Sequence[int], results: str | Path
+    setting: str, rows: Sequence[str], seeds: Sequence[int], results: str | Path, steps: int = compare.STEPS
 ) -> list[Job]:
     """The runs that are still missing, seed by seed; those by another definition or rate are done again.
 
@@ -68,7 +69,7 @@ def runs_that_count(
     done = {
         (r.setting, r.entry, r.seed, r.lr)
         for r in read_results(results)
-        if r.steps == compare.STEPS and is_defined(r.entry, r.backbone, r.backbone_args)
+        if r.steps == steps and is_defined(r.entry, r.backbone, r.backbone_args)
     }
     rates = {row: compare.best_rate(results, setting, family_of(row)) for row in rows}
     jobs = []
@@ -77,12 +78,17 @@ def runs_that_count(
             if rate is None:
                 raise ValueError(f"{family_of(row)}: no learning rate was chosen for {setting!r} yet")
             if (setting, row, seed, rate) not in done:
-                jobs.append(Job(setting, row, seed, rate, False))
+                jobs.append(Job(setting, row, seed, rate, False, steps))
     return jobs
 
 
 def sweep(
-    setting: str, rows: Sequence[str], seeds: Sequence[int], places: Places, workers: int = 1
+    setting: str,
+    rows: Sequence[str],
+    seeds: Sequence[int],
+    places: Places,
+    workers: int = 1,
+    steps: int = compare.STEPS,
 ) -> Iterator[Result]:
     """Runs what is missing and yields results as they come.
 
@@ -92,6 +98,7 @@ def sweep(
         seeds: of the runs that count.
         places: folders.
         workers: runs side by side, of one thread each. Results don't depend on it.
+        steps: of the runs that count; learning rates are chosen as for the usual length.
 
     Raises:
         OSError: the pictures aren't there, or a run's process died.
@@ -102,7 +109,7 @@ def sweep(
     write_constant(setting, places)
     while jobs := trials(setting, rows, places.results):
         yield from _all(jobs, places, workers)
-    yield from _all(runs_that_count(setting, rows, seeds, places.results), places, workers)
+    yield from _all(runs_that_count(setting, rows, seeds, places.results, steps), places, workers)
 
 
 def write_constant(setting: str, places: Places) -> None:
@@ -136,7 +143,6 @@ def _all(jobs: Sequence[Job], places: Places, workers: int) -> Iterator[Result]:
 
 
 def _work(job: Job, places: Places) -> Result:
-    split, steps = ("val", compare.TUNING_STEPS) if job.trial else ("test", compare.STEPS)
     result = compare.run_row(
         find_row(job.row),
         job.setting,
@@ -145,8 +151,8 @@ def _work(job: Job, places: Places) -> Result:
         places.results,
         places.runs,
         places.data,
-        split,
-        steps,
+        "val" if job.trial else "test",
+        job.steps,
     )
     assert result is not None
     return result
