@@ -163,10 +163,11 @@ def test_files_hold_what_was_written(tmp_path: Path, made: Made) -> None:
     ]
     paths = [write_result(tmp_path, result) for result in results]
     assert paths[1] == tmp_path / "two" / "10-steps" / "dfmamba-s11.json"
-    usual = replace(results[0], steps=STEPS)
-    assert write_result(tmp_path / "other", usual) == tmp_path / "other" / "two" / "vim-s0.json"
     assert json.loads(paths[0].read_text())["schema"] == SCHEMA
     assert read_results(tmp_path) == [results[2], results[1], results[0]]
+    usual = replace(results[0], steps=STEPS)
+    assert write_result(tmp_path, usual) == tmp_path / "two" / "vim-s0.json"
+    assert read_results(tmp_path) == [results[2], results[1], results[0], usual]
 
 
 def test_trials_lie_apart(tmp_path: Path) -> None:

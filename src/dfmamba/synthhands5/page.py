@@ -112,6 +112,7 @@ def commands(lines: Sequence[str]) -> Block:
 
 def shown(table: Table) -> Block:
     """A table."""
+
     def cells(texts: Iterable[str], form: int) -> tuple[str, ...]:
         return tuple(_inline(text)[form] for text in texts)
 

@@ -154,7 +154,7 @@ def write_result(folder: str | Path, result: Result) -> Path:
 
 
 def read_results(folder: str | Path, split: str | None = "test") -> list[Result]:
-    """All results below a folder on a split (None: on any), by setting, entry and seed.
+    """All results below a folder on a split (None: on any), by setting, entry, seed and steps.
 
     Raises:
         ValueError: a file is damaged or of another schema.
@@ -171,4 +171,6 @@ def read_results(folder: str | Path, split: str | None = "test") -> list[Result]
             found.append(from_values(Result, values, "result"))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: no result of the benchmark ({error})") from error
-    return sorted((r for r in found if split in (r.split, None)), key=lambda r: (r.setting, r.entry, r.seed))
+    return sorted(
+        (r for r in found if split in (r.split, None)), key=lambda r: (r.setting, r.entry, r.seed, r.steps)
+    )
