@@ -23,6 +23,7 @@ from dfmamba.synthhands5.statistics import (
     bootstrap,
     differences,
     holm,
+    on_common_seeds,
     scan_sentences,
     sentence,
     sort_out,
@@ -104,6 +105,18 @@ def test_differences_are_paired_by_seed_as_scipys_test() -> None:
     assert found.p == pytest.approx(test.pvalue)
     assert found.pictures == pytest.approx((1.0, 1.0))
     assert found.verdict is Verdict.OPEN  # the interval over three seeds holds 0, that over pictures doesn't
+
+
+def test_rows_are_cut_to_the_seeds_of_all() -> None:
+    rows = summarise([*several({"dfmamba": [50.0, 52.0, 54.0], "k1": [51.0, 53.0]}), made_up("k4", 1, 60.0)])[
+        "two"
+    ]
+    cut = on_common_seeds([rows["dfmamba"], rows["k1"], rows["k4"]])
+    assert [(one.row.name, one.seeds) for one in cut] == [("dfmamba", (1,)), ("k1", (1,)), ("k4", (1,))]
+    assert cut[0].figure("mpjpe_mm").mean == 52.0
+    alone = [rows["k4"], *summarise([made_up("vit", 7, 60.0)])["two"].values()]
+    assert on_common_seeds(alone) == alone
+    assert on_common_seeds([]) == []
 
 
 def test_only_common_seeds_are_paired() -> None:

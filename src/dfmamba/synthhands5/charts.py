@@ -22,7 +22,7 @@ from dfmamba.io.files import write_atomic
 from dfmamba.synthhands5.results import HIDDEN, THRESHOLDS_MM
 from dfmamba.synthhands5.rows import FAMILIES, REFERENCE, ROWS
 from dfmamba.synthhands5.settings import SETTINGS
-from dfmamba.synthhands5.statistics import LEVEL, Difference, Summary, Verdict
+from dfmamba.synthhands5.statistics import LEVEL, Difference, Summary, Verdict, on_common_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -237,11 +237,20 @@ ANCHORS = ("k1", "k4", REFERENCE, "k16", "k25")
 """Rows that differ in K."""
 
 
+def anchors_rows(summaries: Mapping[str, Summary]) -> list[Summary]:
+    """What `anchors_chart` shows."""
+    return on_common_seeds([summaries[name] for name in (*ANCHORS, "off", "mamba") if name in summaries])
+
+
 @_drawn
 def anchors_chart(summaries: Mapping[str, Summary]) -> Figure:
-    """MPJPE against K, and the rows without deformation as bands of a standard deviation each way."""
-    shown = [summaries[name] for name in ANCHORS if name in summaries]
-    bands = [summaries[name] for name in ("off", "mamba") if name in summaries]
+    """MPJPE against K, and the rows without deformation as bands of a standard deviation each way.
+
+    Over the seeds that all of these rows have, if there are any.
+    """
+    every = anchors_rows(summaries)
+    shown = [one for one in every if one.row.name in ANCHORS]
+    bands = [one for one in every if one.row.name not in ANCHORS]
     if not shown:
         raise ValueError(f"no results of the rows with other K; expected some of {', '.join(ANCHORS)}")
     note = counted([*shown, *bands]) + _BARS
@@ -393,7 +402,6 @@ def setting_charts(
             of = [reference, *(summaries[one.row.name] for one in drawn)]
             add(name, title[0].upper() + title[1:], caption, of, difference_chart, drawn, reference, title)
     if any(name in summaries for name in ANCHORS if name != REFERENCE):
-        of = [summaries[name] for name in (*ANCHORS, "off", "mamba") if name in summaries]
         caption = f"{marks}; bands: rows without deformation, mean and a standard deviation each way"
-        add("anchors", "Error by K", caption, of, anchors_chart, summaries)
+        add("anchors", "Error by K", caption, anchors_rows(summaries), anchors_chart, summaries)
     return made

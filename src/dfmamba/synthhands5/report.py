@@ -250,16 +250,15 @@ def _longer(
     found = stats.differences(rows, rows)
     shown = [one.row for one in rows.values()]
     blocks = [page.heading(title, 3), _table(title, shown, rows, found)]
-    gains = [
-        f"{one.row.title}: {old.mean:.2f} mm after {STEPS:,} steps, {new.mean:.2f} mm after {steps:,}"
-        for name, one in rows.items()
-        if name in usual
-        and (new := stats.on_seeds(one, usual[name].seeds)) is not None
-        and (old := stats.on_seeds(usual[name], one.seeds)) is not None
-    ]
-    return (
-        [*blocks, page.points(["MPJPE on the seeds of both: " + "; ".join(gains) + "."])] if gains else blocks
-    )
+    gains = []
+    for name in (name for name in rows if name in usual):
+        short, long = stats.on_common_seeds([usual[name], rows[name]])
+        old, new = short.figure("mpjpe_mm"), long.figure("mpjpe_mm")
+        if short.seeds == long.seeds and old is not None and new is not None:
+            means = f"{old.mean:.2f} mm after {STEPS:,} steps, {new.mean:.2f} mm after {steps:,}"
+            gains.append(f"{long.row.title}: {means}")
+    told = "MPJPE on the seeds of both: " + "; ".join(gains) + "."
+    return [*blocks, page.text(told)] if gains else blocks
 
 
 def _latencies(costs: Mapping[str, Any] | None) -> dict[str, float]:

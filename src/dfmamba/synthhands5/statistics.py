@@ -192,10 +192,12 @@ def summarise(results: Iterable[Result]) -> dict[str, dict[str, Summary]]:
     return summaries
 
 
-def on_seeds(summary: Summary, seeds: Sequence[int]) -> Spread | None:
-    """MPJPE in mm over those seeds of a row that are among the given ones; None without any."""
-    values = [result.figures["mpjpe_mm"] for result in summary.results if result.seed in seeds]
-    return spread(values) if values else None
+def on_common_seeds(summaries: Sequence[Summary]) -> list[Summary]:
+    """The same rows over the seeds that all of them have; as they are where there is none."""
+    common = set.intersection(*(set(one.seeds) for one in summaries)) if summaries else set()
+    if not common:
+        return list(summaries)
+    return [replace(one, results=tuple(r for r in one.results if r.seed in common)) for one in summaries]
 
 
 def spread(values: Sequence[float]) -> Spread:
