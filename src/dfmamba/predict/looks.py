@@ -181,8 +181,8 @@ class Looker:
         """Look upright at every hand given, at several sizes (`UPRIGHT_FACTORS`).
 
         A hand that is alone may change its side unless that is `sure`: it is also looked at as the other
-        hand, at one size and, if that makes the other side likelier, at all; then the side that both find
-        likelier is kept.
+        hand, at one size and, where that makes the other side likelier, at every size; then the side that
+        both find likelier is kept.
         """
         cuts = {
             (index, side): self._cut_upright(pictures[index], found, side)

@@ -87,7 +87,7 @@ export class Looker {
    * Look upright at every hand of each look, at several sizes.
    *
    * One that is alone may change its side unless that is sure: it is also looked at as the other hand, at one
-   * size and, if that makes the other side likelier, at all.
+   * size and, where that makes the other side likelier, at every size.
    */
   async lookUpright(picture, looks, sure) {
     const { MIDDLE, UPRIGHT_FACTORS } = this.constants;
