@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dfmamba.export.onnx_file import _quiet, exporter_knows_scans
 from dfmamba.ops import (
     anchor_grid,
     deformable_sample,
@@ -87,8 +88,6 @@ class Sample(nn.Module):
 
 def through_onnx(module: nn.Module, operands: tuple[Tensor, ...]) -> tuple[np.ndarray, set[str]]:
     """What onnxruntime makes of a module, and the operators in its graph."""
-    from dfmamba.export.onnx_file import _quiet
-
     with torch.no_grad(), use_backend("export"), _quiet():
         program = torch.onnx.export(module.eval(), operands, dynamo=True, verbose=False, opset_version=20)
     assert program is not None
@@ -100,6 +99,8 @@ def through_onnx(module: nn.Module, operands: tuple[Tensor, ...]) -> tuple[np.nd
 
 @pytest.mark.parametrize(("form", "states"), [("auto", 1), ("auto", 3), ("unrolled", 2)])
 def test_scan_in_onnxruntime(form: str, states: int) -> None:
+    if form == "auto" and not exporter_knows_scans():
+        pytest.skip("this PyTorch doesn't translate its higher-order scan to ONNX")
     operands = tuple(t.float() for t in scan_operands(2, 5, 13, states, "shared", step=30.0)[:5])
     with scanning.scan_form(form):
         found, operators = through_onnx(Scan(), operands)

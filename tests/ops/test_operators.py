@@ -95,7 +95,7 @@ def test_compiles_in_one_graph() -> None:
 def test_exports_with_any_batch() -> None:
     model, x = Both().eval(), torch.randn(2, 6, 3, 5)
     batch = torch.export.Dim("batch", min=1, max=64)
-    program = torch.export.export(model, (x,), dynamic_shapes={"x": {0: batch}})
+    program = torch.export.export(model, (x,), dynamic_shapes={"x": {0: batch}}, strict=False)
     called = {str(node.target) for node in program.graph.nodes}
     assert {"dfmamba.selective_scan.default", "dfmamba.deformable_sample.default"} <= called
     other = torch.randn(5, 6, 3, 5)

@@ -17,6 +17,10 @@ from dfmamba.ops import use_backend
 from dfmamba.ops.deformable_sample.export import sampling_form
 from dfmamba.ops.selective_scan.export import scan_form
 
+LARGEST_BATCH = 1 << 16
+"""Of a dynamic batch: without a limit, PyTorch 2.7 finds that the batch must not be the largest integer."""
+INSERTED = r"Attempted to insert a get_attr Node|Node \S+ target \S+ .* does not reference"
+"""What PyTorch 2.7 warns of when it handles the constants of its own graphs."""
 TRACED_BATCH = 2
 """Batch size of the example that is traced: 0 and 1 would be taken as constants."""
 
@@ -31,6 +35,7 @@ def _quiet() -> Iterator[None]:
         for category in (DeprecationWarning, FutureWarning):
             warnings.filterwarnings("ignore", category=category, module=r"(torch|onnx|copyreg|onnxscript)")
         warnings.filterwarnings("ignore", message=r".*LeafSpec.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=INSERTED)
         try:
             yield
         finally:
@@ -41,6 +46,20 @@ def example_input(subject: Subject, batch: int | None) -> torch.Tensor:
     """A picture to trace with, of the batch size asked for."""
     shape = (TRACED_BATCH if batch is None else batch, subject.in_chans, subject.size, subject.size)
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+def dynamic_batch(config: ExportConfig) -> dict[int, torch.export.Dim] | None:
+    """The batch as a dimension of any size, for `dynamic_shapes`; None where its size is fixed."""
+    return {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)} if config.batch is None else None
+
+
+def exporter_knows_scans() -> bool:
+    """Whether this PyTorch translates its higher-order scan to ONNX; 2.7 doesn't."""
+    try:
+        from torch.onnx._internal.exporter._torchlib.ops import hop
+    except ImportError:  # it has moved: newer than all we know
+        return True
+    return hasattr(hop, "higher_order_scan")
 
 
 def onnx_bytes(subject: Subject, config: ExportConfig | None = None) -> bytes:
@@ -57,7 +76,9 @@ def onnx_bytes(subject: Subject, config: ExportConfig | None = None) -> bytes:
     config = config or ExportConfig()
     need("export", "onnx", "onnxscript")
     forms = ("auto", "auto") if config.operators == "auto" else ("unrolled", "basic")
-    dynamic = {INPUT_NAME: {0: torch.export.Dim("batch", min=1)}} if config.batch is None else None
+    if not exporter_knows_scans():
+        forms = ("unrolled", forms[1])
+    dynamic = dynamic_batch(config)
     with torch.no_grad(), use_backend("export"), scan_form(forms[0]), sampling_form(forms[1]), _quiet():
         try:
             program = torch.onnx.export(
@@ -68,7 +89,7 @@ def onnx_bytes(subject: Subject, config: ExportConfig | None = None) -> bytes:
                 input_names=[INPUT_NAME],
                 output_names=list(subject.output_names),
                 opset_version=config.opset,
-                dynamic_shapes={"image": dynamic[INPUT_NAME]} if dynamic else None,
+                dynamic_shapes={"image": dynamic} if dynamic else None,
             )
         except torch.onnx.OnnxExporterError as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]

@@ -8,7 +8,7 @@ import warnings
 import torch
 
 from dfmamba.export.config import ExportConfig
-from dfmamba.export.onnx_file import example_input
+from dfmamba.export.onnx_file import INSERTED, dynamic_batch, example_input
 from dfmamba.export.subject import Subject
 
 
@@ -26,10 +26,12 @@ def program_bytes(subject: Subject, config: ExportConfig | None = None) -> bytes
         ValueError: the network can't be exported.
     """
     config = config or ExportConfig(format="torch-export")
-    shapes = {"image": {0: torch.export.Dim("batch", min=1)}} if config.batch is None else None
+    batch = dynamic_batch(config)
+    shapes = {"image": batch} if batch else None
     buffer = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|copyreg)")
+        warnings.filterwarnings("ignore", message=INSERTED)
         try:
             program = torch.export.export(
                 subject.network, (example_input(subject, config.batch),), dynamic_shapes=shapes, strict=False

@@ -27,8 +27,11 @@ def _checked(name: str, source: str) -> str:
     return name
 
 
+@torch.compiler.assume_constant_result  # older ones can't trace context variables
 def current_backend() -> str:
     """Name of the backend in force: `use_backend`'s, else ``DFMAMBA_BACKEND``'s, else ``"auto"``.
+
+    `torch.compile` and `torch.export` keep the one that is in force when they trace.
 
     Raises:
         ValueError: if the environment variable holds an unknown name.
