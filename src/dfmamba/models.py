@@ -344,11 +344,17 @@ def count_macs(module: nn.Module, shape: tuple[int, ...], scans: bool = False) -
     def of_sampling(x: Any, offsets: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
         return 2 * 5 * offsets[2] * math.prod(x)
 
+    def of_attention(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return 2 * math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
+
     own = torch.ops.dfmamba
-    custom = {own.selective_scan: of_scan, own.deformable_sample: of_sampling}
+    # PyTorch 2.7 doesn't count attention on a CPU.
+    custom: dict[Any, Any] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: of_attention}
+    if scans:
+        custom |= {own.selective_scan: of_scan, own.deformable_sample: of_sampling}
     was_training = module.training
     device = next(module.parameters()).device
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=custom if scans else None) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=custom) as counter:
         module.eval()(torch.zeros(shape, device=device))
     module.train(was_training)
     return counter.get_total_flops() // 2
