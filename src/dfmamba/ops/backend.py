@@ -27,7 +27,6 @@ def _checked(name: str, source: str) -> str:
     return name
 
 
-@torch.compiler.assume_constant_result  # older ones can't trace context variables
 def current_backend() -> str:
     """Name of the backend in force: `use_backend`'s, else ``DFMAMBA_BACKEND``'s, else ``"auto"``.
 
@@ -40,6 +39,11 @@ def current_backend() -> str:
     if chosen is not None:
         return chosen
     return _checked(os.environ.get(VARIABLE, "auto"), f"the environment variable {VARIABLE}")
+
+
+# PyTorch 2.7 can't trace context variables. This is what `torch.compiler.assume_constant_result` does, which
+# would import the whole compiler, for seconds.
+current_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @contextmanager
