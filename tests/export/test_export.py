@@ -24,7 +24,7 @@ from dfmamba.export import (
     write,
 )
 from dfmamba.export.check import compare, verdict
-from dfmamba.export.onnx_file import INSERTED
+from dfmamba.export.onnx_file import OF_CONSTANTS
 from dfmamba.export.runtime import open_session, run_session
 from dfmamba.export.subject import POSE_OUTPUTS
 from dfmamba.models import HandPoseModel
@@ -76,7 +76,7 @@ def test_backbone_features_with_static_weights(tmp_path: Path) -> None:
             np.testing.assert_allclose(a, b.numpy(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.filterwarnings(f"ignore:{INSERTED}")  # PyTorch 2.7, of a program that it has loaded
+@pytest.mark.filterwarnings(f"ignore:{OF_CONSTANTS}")  # PyTorch 2.7, of a program that it has loaded
 def test_torch_export_equals_pytorch(
     subject: Subject, model: HandPoseModel, picture: Path, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dfmamba.export.onnx_file import _quiet, exporter_knows_scans
+from dfmamba.export.onnx_file import exporter_knows_scans, quiet
 from dfmamba.ops import (
     anchor_grid,
     deformable_sample,
@@ -88,7 +88,7 @@ class Sample(nn.Module):
 
 def through_onnx(module: nn.Module, operands: tuple[Tensor, ...]) -> tuple[np.ndarray, set[str]]:
     """What onnxruntime makes of a module, and the operators in its graph."""
-    with torch.no_grad(), use_backend("export"), _quiet():
+    with torch.no_grad(), use_backend("export"), quiet():
         program = torch.onnx.export(module.eval(), operands, dynamo=True, verbose=False, opset_version=20)
     assert program is not None
     proto = program.model_proto

@@ -19,15 +19,15 @@ from dfmamba.ops.selective_scan.export import scan_form
 
 LARGEST_BATCH = 1 << 16
 """Of a dynamic batch: without a limit, PyTorch 2.7 finds that the batch must not be the largest integer."""
-INSERTED = r"Attempted to insert a get_attr Node|Node \S+ target \S+ .* does not reference"
+OF_CONSTANTS = r"Attempted to insert a get_attr Node|Node \S+ target \S+ .* does not reference"
 """What PyTorch 2.7 warns of when it handles the constants of its own graphs."""
 TRACED_BATCH = 2
 """Batch size of the example that is traced: 0 and 1 would be taken as constants."""
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences what the exporter says about itself."""
+def quiet() -> Iterator[None]:
+    """Silences what the exporters say about themselves."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -35,7 +35,7 @@ def _quiet() -> Iterator[None]:
         for category in (DeprecationWarning, FutureWarning):
             warnings.filterwarnings("ignore", category=category, module=r"(torch|onnx|copyreg|onnxscript)")
         warnings.filterwarnings("ignore", message=r".*LeafSpec.*", category=FutureWarning)
-        warnings.filterwarnings("ignore", message=INSERTED)
+        warnings.filterwarnings("ignore", message=OF_CONSTANTS)
         try:
             yield
         finally:
@@ -48,9 +48,11 @@ def example_input(subject: Subject, batch: int | None) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
-def dynamic_batch(config: ExportConfig) -> dict[int, torch.export.Dim] | None:
-    """The batch as a dimension of any size, for `dynamic_shapes`; None where its size is fixed."""
-    return {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)} if config.batch is None else None
+def dynamic_shapes(config: ExportConfig) -> dict[str, dict[int, torch.export.Dim]] | None:
+    """The input's batch as a dimension of any size; None where its size is fixed."""
+    if config.batch is not None:
+        return None
+    return {INPUT_NAME: {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)}}
 
 
 def exporter_knows_scans() -> bool:
@@ -78,8 +80,7 @@ def onnx_bytes(subject: Subject, config: ExportConfig | None = None) -> bytes:
     forms = ("auto", "auto") if config.operators == "auto" else ("unrolled", "basic")
     if not exporter_knows_scans():
         forms = ("unrolled", forms[1])
-    dynamic = dynamic_batch(config)
-    with torch.no_grad(), use_backend("export"), scan_form(forms[0]), sampling_form(forms[1]), _quiet():
+    with torch.no_grad(), use_backend("export"), scan_form(forms[0]), sampling_form(forms[1]), quiet():
         try:
             program = torch.onnx.export(
                 subject.network,
@@ -89,7 +90,7 @@ def onnx_bytes(subject: Subject, config: ExportConfig | None = None) -> bytes:
                 input_names=[INPUT_NAME],
                 output_names=list(subject.output_names),
                 opset_version=config.opset,
-                dynamic_shapes={"image": dynamic} if dynamic else None,
+                dynamic_shapes=dynamic_shapes(config),
             )
         except torch.onnx.OnnxExporterError as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]

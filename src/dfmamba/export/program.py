@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import warnings
 
 import torch
 
 from dfmamba.export.config import ExportConfig
-from dfmamba.export.onnx_file import INSERTED, dynamic_batch, example_input
+from dfmamba.export.onnx_file import dynamic_shapes, example_input, quiet
 from dfmamba.export.subject import Subject
 
 
@@ -26,15 +25,14 @@ def program_bytes(subject: Subject, config: ExportConfig | None = None) -> bytes
         ValueError: the network can't be exported.
     """
     config = config or ExportConfig(format="torch-export")
-    batch = dynamic_batch(config)
-    shapes = {"image": batch} if batch else None
     buffer = io.BytesIO()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|copyreg)")
-        warnings.filterwarnings("ignore", message=INSERTED)
+    with torch.no_grad(), quiet():
         try:
             program = torch.export.export(
-                subject.network, (example_input(subject, config.batch),), dynamic_shapes=shapes, strict=False
+                subject.network,
+                (example_input(subject, config.batch),),
+                dynamic_shapes=dynamic_shapes(config),
+                strict=False,
             )
         except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
             reason = str(error).strip().splitlines()[0]

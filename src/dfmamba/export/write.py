@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from dfmamba.export.check import Errors, Runner, compare, verdict
 from dfmamba.export.config import ExportConfig
-from dfmamba.export.onnx_file import INSERTED, onnx_bytes
+from dfmamba.export.onnx_file import onnx_bytes, quiet
 from dfmamba.export.pictures import crops_of, find_pictures
 from dfmamba.export.program import program_bytes
 from dfmamba.export.quantize import int8_bytes
@@ -93,8 +92,7 @@ def _session(content: bytes) -> Runner:
 
 
 def _program(content: bytes, batch: int | None) -> Runner:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=INSERTED)
+    with quiet():
         module = torch.export.load(io.BytesIO(content)).module()
 
     def run(image: np.ndarray) -> list[np.ndarray]:

@@ -189,10 +189,11 @@ class Looker:
             for index, look in enumerate(looks)
             for side, found in look.items()
         }
+        doubtful = {index for index, look in enumerate(looks) if len(look) == 1 and not sure[index]}
         others = {
             (index, 1 - side): [_mirrored(cut) for cut in own]
             for (index, side), own in cuts.items()
-            if len(looks[index]) == 1 and not sure[index]
+            if index in doubtful
         }
         seen = self._look_at_cuts(cuts | {key: [cut[MIDDLE]] for key, cut in others.items()})
         views = {key: averaged(each) for key, each in seen.items()}
@@ -204,7 +205,7 @@ class Looker:
 
         best: list[Look] = []
         for index, look in enumerate(looks):
-            if any((index, side) in others for side in (0, 1)):
+            if index in doubtful:
                 (before,) = look.values()
                 after = better_side(views[index, 0], views[index, 1])
                 (found,) = after.values()
