@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from synthhands5.test_statistics import several
 
 from dfmamba.synthhands5 import charts
+from dfmamba.synthhands5.chart_choice import setting_charts
 from dfmamba.synthhands5.results import THRESHOLDS_MM
 from dfmamba.synthhands5.rows import FAMILIES, REFERENCE
 from dfmamba.synthhands5.statistics import Summary, differences, summarise
@@ -149,7 +150,7 @@ def test_the_charts_follow_from_what_was_run() -> None:
     def names(errors: dict[str, list[float]], latencies: dict[str, float]) -> list[str]:
         found = summaries(errors)
         families, changes = differences(found, FAMILIES), differences(found, ["off", "k1", "k16"])
-        return [chart.name for chart in charts.setting_charts(found, families, changes, latencies)]
+        return [chart.name for chart in setting_charts(found, families, changes, latencies)]
 
     always = ["error", "hidden", "success", "macs"]
     assert names({"vit": [1.0]}, {}) == always

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from synthhands5.test_statistics import made_up, several
 
-from dfmamba.synthhands5 import charts
+from dfmamba.synthhands5 import report
 from dfmamba.synthhands5.compare import RATES, STEPS, TUNING_SEED, TUNING_STEPS
 from dfmamba.synthhands5.report import COSTS_COMMAND, Picture, write_report
 from dfmamba.synthhands5.results import Result
@@ -49,7 +49,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture
 def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(charts, "setting_charts", lambda *_: [])
+    monkeypatch.setattr(report, "setting_charts", lambda *_: [])
 
 
 def page(out: Path) -> tuple[str, str]:

@@ -67,10 +67,11 @@ def kept_figures(out: str | Path) -> list[Picture]:
 
 
 def _models(results: Sequence[Result], runs: Path) -> dict[str, HandPoseModel]:
-    """Trained models by row, of the lowest seed."""
+    """Trained models by row, of the lowest seed and, of that, the shortest run."""
     models: dict[str, HandPoseModel] = {}
-    for result in sorted(results, key=lambda r: r.seed):
-        folder = run_folder(runs, result.setting, result.entry, result.split, result.lr, result.seed) / "last"
+    for result in sorted(results, key=lambda r: (r.seed, r.steps)):
+        where = (result.setting, result.entry, result.split, result.lr, result.seed, result.steps)
+        folder = run_folder(runs, *where) / "last"
         if result.entry not in models and folder.is_dir():
             models[result.entry] = HandPoseModel.from_pretrained(folder)
     return models

@@ -11,6 +11,7 @@ from typing import Any
 from dfmamba.metrics import PROTOCOLS
 from dfmamba.synthhands5 import charts, page
 from dfmamba.synthhands5 import statistics as stats
+from dfmamba.synthhands5.chart_choice import setting_charts
 from dfmamba.synthhands5.compare import RATES, STEPS, TUNING_SEED, TUNING_STEPS, lowest, next_rates
 from dfmamba.synthhands5.page import Block, Picture
 from dfmamba.synthhands5.results import Result
@@ -67,13 +68,18 @@ def write_report(
         _, apart = stats.sort_out(measured)
         reason = f" ({len(apart)} left out, the first: {apart[0][1]})" if apart else ""
         raise ValueError(f"no results to report on{reason}; run dfmamba synthhands5 run first")
+    longer = {}
+    for steps in sorted({result.steps for result in measured} - {STEPS}):
+        found, others = stats.sort_out((result for result in measured if result.steps == steps), steps)
+        longer[steps] = stats.summarise(found)
+        apart += others
     summaries, folder, names = stats.summarise(used), Path(out) / "figures", set[str]()
     blocks = [page.heading(f"SynthHands-5, version {VERSION}: the comparison", 1), *_protocol(len(used))]
     for setting, rows in summaries.items():
         blocks += _setting(rows, setting, folder, names, costs, (constants or {}).get(setting))
-        others = [r for r in measured if r.setting == setting and r.steps != STEPS]
-        for steps in sorted({result.steps for result in others}):
-            blocks += _longer(setting, steps, [r for r in others if r.steps == steps], rows, apart)
+        for steps, by_setting in longer.items():
+            if setting in by_setting:
+                blocks += _longer(setting, steps, by_setting[setting], rows)
         blocks += _tuning(setting, [r for r in results if r.split == "val" and r.setting == setting])
     missing = [
         f"{one.title} (`{one.name}`): not run." for one in SETTINGS.values() if one.name not in summaries
@@ -188,7 +194,7 @@ def _setting(
     title = SETTINGS[setting].title
     families, changes = stats.differences(rows, FAMILIES), stats.differences(rows, ABLATIONS)
     pictures: dict[bool, list[Block]] = {False: [], True: []}
-    for chart in charts.setting_charts(rows, families, changes, _latencies(costs)):
+    for chart in setting_charts(rows, families, changes, _latencies(costs)):
         file = charts.save(chart.draw(), folder / f"{setting}-{chart.name}.png")
         one = Picture(file, f"{title}: {chart.title}", chart.caption)
         pictures[chart.ablation].append(page.picture(one, folder, names))
@@ -234,18 +240,9 @@ def _setting(
 
 
 def _longer(
-    setting: str,
-    steps: int,
-    results: Sequence[Result],
-    usual: Mapping[str, Summary],
-    apart: list[tuple[Result, str]],
+    setting: str, steps: int, rows: Mapping[str, Summary], usual: Mapping[str, Summary]
 ) -> list[Block]:
-    """The rows that were also trained for another number of steps; adds to `apart` what can't be compared."""
-    used, others = stats.sort_out(results, steps)
-    apart += others
-    rows = stats.summarise(used).get(setting, {})
-    if not rows:
-        return []
+    """The rows that were also trained for another number of steps."""
     title = f"{SETTINGS[setting].title}: {steps:,} steps instead of {STEPS:,}"
     found = stats.differences(rows, rows)
     shown = [one.row for one in rows.values()]
