@@ -8,12 +8,19 @@ import torch
 
 from dfmamba.detect import Detection
 from dfmamba.heads.output import HandPoseOutput
+from dfmamba.predict import looks
 from dfmamba.predict.find import find_at_detections
 from dfmamba.predict.looks import Looker
 
 SIZE = 64
 PICTURE = np.zeros((120, 160, 3), np.uint8)
 BOX = np.array([50.0, 30.0, 90.0, 70.0])
+
+
+@pytest.fixture(autouse=True)
+def _one_upright_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `Undecided` sees moves with each crop, so that no aim would ever be good enough."""
+    monkeypatch.setattr(looks, "OFF_AIM", float("inf"))
 
 
 class Undecided(torch.nn.Module):

@@ -167,6 +167,7 @@ def settings(subject: Subject) -> dict[str, Any]:
         "SURE_SIDE": looks.SURE_SIDE,
         "UPRIGHT_FACTORS": list(looks.UPRIGHT_FACTORS),
         "MIDDLE": looks.MIDDLE,
+        "OFF_AIM": looks.OFF_AIM,
         "CLOSE_FACTOR": CLOSE_FACTOR,
         "HAND_MARGIN": lift.HAND_MARGIN,
         "FIRST_LOOK": find.FIRST_LOOK,

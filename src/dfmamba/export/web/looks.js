@@ -84,12 +84,22 @@ export class Looker {
   }
 
   /**
-   * Look upright at every hand of each look, at several sizes.
+   * Look upright at every hand of each look, at several sizes; once more at those that were found elsewhere
+   * than their crops were aimed.
    *
    * One that is alone may change its side unless that is sure: it is also looked at as the other hand, at one
    * size and, where that makes the other side likelier, at every size.
    */
   async lookUpright(picture, looks, sure) {
+    const best = await this.lookUprightOnce(picture, looks, sure);
+    const moved = best.map((after, index) => only(sidesOf(after)
+      .filter((side) => this.offAim(looks[index][side] ?? looks[index][1 - side], after[side]))
+      .map((side) => [side, after[side]])));
+    const again = await this.lookUprightOnce(picture, moved, moved.map(() => true));
+    return best.map((look, index) => look.map((hand, side) => again[index][side] ?? hand));
+  }
+
+  async lookUprightOnce(picture, looks, sure) {
     const { MIDDLE, UPRIGHT_FACTORS } = this.constants;
     const asked = looks.flatMap((look, index) => {
       const sides = sidesOf(look);
@@ -155,13 +165,23 @@ export class Looker {
   }
 
   sameHand(one, other) {
-    const apart = mean(one.joints.map(([u, v], i) => Math.hypot(u - other.joints[i][0], v - other.joints[i][1])));
-    const sizes = [one, other].map(({ joints }) => {
-      const [x0, y0, x1, y1] = extent(joints);
-      return Math.max(x1 - x0, y1 - y0);
-    });
-    return apart <= this.constants.SAME_HAND * Math.max(...sizes);
+    return apart(one, other) <= this.constants.SAME_HAND * Math.max(longest(one), longest(other));
   }
+
+  /** Whether a hand lies elsewhere than the joints that its upright crop was aimed by. */
+  offAim(aim, found) {
+    return apart(aim, found) > this.constants.OFF_AIM * longest(found);
+  }
+}
+
+/** Mean distance of the joints of two hands in pixels. */
+const apart = (one, other) =>
+  mean(one.joints.map(([u, v], i) => Math.hypot(u - other.joints[i][0], v - other.joints[i][1])));
+
+/** Longer side of the box of a hand's joints in pixels. */
+function longest({ joints }) {
+  const [x0, y0, x1, y1] = extent(joints);
+  return Math.max(x1 - x0, y1 - y0);
 }
 
 /** Crops as the network takes them: a plane for each colour, 0..1. */
