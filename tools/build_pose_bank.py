@@ -1,6 +1,8 @@
-"""Builds `assets/poses.npz`: poses without self-penetration, by gradient descent, and finger contacts.
+"""Builds the pose banks: poses without self-penetration, by gradient descent, and finger contacts.
 
     PYTHONPATH=src python tools/build_pose_bank.py src/dfmamba/data/synthetic/assets/poses.npz
+    PYTHONPATH=src python tools/build_pose_bank.py src/dfmamba/data/synthetic/assets/signs.npz \\
+        --signs --count 7000
 
 About three minutes for 22,000 poses on two cores. Deterministic by seed for one version of torch and numpy.
 """
@@ -8,6 +10,7 @@ About three minutes for 22,000 poses on two cores. Deterministic by seed for one
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +40,14 @@ CONTACTS = {
     "pinch:all": ((0, 1, 2, 3), 0.12),
 }
 CONTACT_THUMB = np.array([18.0, 32.0, 22.0, 20.0, 25.0])
+FOLDED: dict[tuple[int, ...], float] = {
+    (0,): 0.05, (1,): 0.06, (2,): 0.07, (3,): 0.08, (2, 3): 0.16, (1, 2): 0.09, (0, 1): 0.03,
+    (1, 3): 0.02, (0, 3): 0.01, (0, 2): 0.01, (1, 2, 3): 0.18, (0, 1, 2): 0.07, (0, 2, 3): 0.03,
+    (0, 1, 3): 0.02, (0, 1, 2, 3): 0.12,
+}  # fmt: skip
+"""How often which fingers (index 0 to little 3) are folded under the thumb."""
+NEAR_THUMB = np.array([18.0, 36.0, 24.0, 18.0, 25.0])
+FAR_THUMB = np.array([36.0, 40.0, 34.0, 28.0, 28.0])
 MAX_OVERLAP_MM = 4.5
 
 
@@ -125,8 +136,27 @@ def clearance(joints: Tensor) -> Tensor:
     return (gap * gap).sum(-1).clamp_min(1e-6).sqrt() - radii
 
 
-def draw(count: int, seed: int) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray]:
-    """Start poses (N, 22), names, which finger tips (N, 4) meet the thumb, and at which distance (N,)."""
+@dataclass(frozen=True)
+class Start:
+    """Poses to begin with.
+
+    Attributes:
+        angles: (N, 22) degrees.
+        names: of each pose.
+        meets: (N, 4) bool, which fingers the thumb's tip meets.
+        distance_mm: (N,) from the thumb's tip to the place it meets.
+        place: (N,) where on the finger that is, from the last knuckle (0) to the tip (1).
+    """
+
+    angles: np.ndarray
+    names: list[str]
+    meets: np.ndarray
+    distance_mm: np.ndarray
+    place: np.ndarray
+
+
+def draw(count: int, seed: int) -> Start:
+    """Poses of the prior, a part of them on the way to a pinch."""
     rng = np.random.default_rng(seed)
     prior = PosePrior()
     angles, names = np.zeros((count, NUM_BANK_ANGLES)), []
@@ -152,25 +182,59 @@ def draw(count: int, seed: int) -> tuple[np.ndarray, list[str], np.ndarray, np.n
                     0.5 * pip,
                 )
         names.append(name)
-    return clamp(angles), names, meets, distance
+    return Start(clamp(angles), names, meets, distance, np.ones(count))
 
 
-def solve(
-    start: np.ndarray, meets: np.ndarray, distance: np.ndarray, steps: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Poses (N, 22) near `start`, free of penetration and in contact; errors (N,) of the contacts, mm."""
+def draw_signs(count: int, seed: int) -> Start:
+    """Hands whose thumb lies on folded fingers while the others are straight, as in counting."""
+    rng = np.random.default_rng(seed)
+    angles, names = np.zeros((count, NUM_BANK_ANGLES)), []
+    meets, distance = np.zeros((count, 4), dtype=bool), np.zeros(count)
+    sets = list(FOLDED)
+    shares = np.array(list(FOLDED.values()))
+    for k in range(count):
+        folded = sets[int(rng.choice(len(sets), p=shares / shares.sum()))]
+        held = int(rng.choice(folded))
+        meets[k, held] = True
+        distance[k] = rng.uniform(14.0, 20.0) + (rng.uniform(0.0, 25.0) if rng.random() < 0.2 else 0.0)
+        # From a thumb towards the index to one that crosses to the little finger.
+        reach = np.clip(held / 3.0 + 0.1 * rng.normal(), 0.0, 1.0)
+        angles[k, THUMB] = NEAR_THUMB + reach * (FAR_THUMB - NEAR_THUMB) + 4.0 * rng.normal(size=5)
+        spread = rng.uniform(-0.6, 1.6) * np.array([8.0, 2.0, -4.0, -10.0]) + 2.0 * rng.normal(size=4)
+        mcp, pip, dip = rng.uniform(35.0, 88.0), rng.uniform(55.0, 108.0), rng.uniform(0.2, 0.75)
+        for finger in range(4):
+            if finger in folded:
+                bent = mcp + 6.0 * rng.normal(), pip + 7.0 * rng.normal()
+                one = (bent[0], CONVERGENCE_DEG[finger], bent[1], dip * bent[1])
+            else:
+                straight = np.abs(rng.normal(size=2)) * (4.0, 3.0)
+                one = (6.0 * rng.normal() - 2.0, spread[finger], straight[0], straight[1])
+            angles[k, 5 + 4 * finger : 9 + 4 * finger] = one
+        angles[k, CUP] = np.clip(angles[k, 5:21:4].mean() / 80.0, 0.0, 1.0) * rng.uniform(0.4, 1.0)
+        names.append("sign:" + "".join(map(str, folded)))
+    return Start(clamp(angles), names, meets, distance, rng.choice([0.0, 0.3, 0.6, 1.0], size=count))
+
+
+def solve(start: Start, part: slice, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Poses (N, 22) near a part of `start`, free of penetration; errors (N,) of the contacts, mm."""
     hand = TorchHand()
-    base = torch.tensor(start, dtype=torch.float32)
+    base = torch.tensor(start.angles[part], dtype=torch.float32)
     angles = base.clone().requires_grad_()
     optimiser = torch.optim.Adam([angles], lr=1.5)
     softness = torch.tensor([12.0] * 5 + [14.0, 5.0, 14.0, 10.0] * 4 + [1e-3])
     low, high = (torch.tensor(limit[:NUM_BANK_ANGLES], dtype=torch.float32) for limit in (LOW, HIGH))
-    wanted, gap = torch.tensor(meets, dtype=torch.float32), torch.tensor(distance, dtype=torch.float32)
+    wanted, gap, place = (
+        torch.tensor(one[part], dtype=torch.float32) for one in (start.meets, start.distance_mm, start.place)
+    )
+
+    def off(joints: Tensor) -> Tensor:
+        touched = torch.lerp(joints[:, 7::4], joints[:, 8::4], place[:, None, None])
+        return (touched - joints[:, 4:5]).norm(dim=-1) - gap[:, None]
+
     for _ in range(steps):
         joints = hand.joints(angles)
         overlap = (torch.relu(-2.0 - clearance(joints)) ** 2).sum() * 0.04
-        reach = (joints[:, 8::4] - joints[:, 4:5]).norm(dim=-1)
-        contact = ((reach - gap[:, None]) ** 2 * wanted).sum() * 0.02
+        contact = (off(joints) ** 2 * wanted).sum() * 0.02
         stay = (((angles - base) / softness) ** 2).sum() * 0.1
         optimiser.zero_grad()
         (overlap + contact + stay).backward()
@@ -180,9 +244,8 @@ def solve(
             angles[:, CUP] = base[:, CUP]
     with torch.no_grad():
         solved = clamp(angles.numpy().astype(np.float64)).astype(np.float16)
-        joints = hand.joints(torch.tensor(solved.astype(np.float32)))
-        reach = (joints[:, 8::4] - joints[:, 4:5]).norm(dim=-1)
-    return solved, ((reach - gap[:, None]).abs() * wanted).amax(dim=1).numpy()
+        miss = off(hand.joints(torch.tensor(solved.astype(np.float32)))).abs() * wanted
+    return solved, miss.amax(dim=1).numpy()
 
 
 def main() -> None:
@@ -192,12 +255,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=22_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--signs", action="store_true", help="hands whose thumb holds folded fingers")
     options = parser.parse_args()
     model = HandModel.load()
     shape = model.shape()
-    start, names, meets, distance = draw(options.count, options.seed)
+    start = (draw_signs if options.signs else draw)(options.count, options.seed)
     pieces = [slice(k, k + 2000) for k in range(0, options.count, 2000)]
-    parts = [solve(start[p], meets[p], distance[p], options.steps) for p in pieces]
+    parts = [solve(start, p, options.steps) for p in pieces]
     solved, miss = np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
     def overlap(poses: np.ndarray) -> np.ndarray:
@@ -207,14 +271,14 @@ def main() -> None:
         ]
         return -np.concatenate(gaps).min(axis=1)
 
-    before, after = overlap(start), overlap(solved)
+    before, after = overlap(start.angles), overlap(solved)
     keep = (after < MAX_OVERLAP_MM) & (miss < 4.0)
     rates = (f"{(part > 3).mean():.1%}" for part in (before, after))
     print("overlap > 3 mm: prior {}, solved {};".format(*rates), f"kept {keep.mean():.1%}")
-    touching = meets.any(axis=1)
+    touching = start.meets.any(axis=1)
     print(f"contacts: {touching.mean():.1%} of the poses, median error {np.median(miss[touching]):.2f} mm")
-    table = sorted(set(names))
-    labels = np.array([table.index(name) for name in names], dtype=np.uint8)
+    table = sorted(set(start.names))
+    labels = np.array([table.index(name) for name in start.names], dtype=np.uint8)
     np.savez_compressed(options.output, angles=solved[keep], labels=labels[keep], names=np.array(table))
     print(f"wrote {keep.sum()} poses to {options.output}: {options.output.stat().st_size / 1e6:.2f} MB")
 

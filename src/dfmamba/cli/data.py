@@ -18,7 +18,7 @@ SCHEMA = "dfmamba.data_check/1"
 SHEET_SAMPLES = 20
 """Cells of a contact sheet."""
 
-_KINDS = ("single", "two", "object", "ego", "depth")
+_KINDS = ("single", "two", "object", "ego", "depth", "sign")
 
 _EXIT = {"ok": 0, "note": 0, "wrong": 1, "unusable": 2}
 _VERDICT = {

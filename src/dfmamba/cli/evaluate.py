@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 from dfmamba.cli.reader_options import add_option
 
 SCHEMA = "dfmamba.eval/1"
-KINDS = ("single", "two", "object", "ego", "depth")
+KINDS = ("single", "two", "object", "ego", "depth", "sign")
 OWN = ("synthetic", "snap")
 SCORED = ("nyu", "icvl")
 """Benchmarks of which files of predictions are scored."""

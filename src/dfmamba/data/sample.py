@@ -15,7 +15,7 @@ from dfmamba.hands.skeleton import joint_order
 RIGHT, LEFT = 0, 1
 """Index of each hand in arrays of two hands."""
 
-KINDS = ("single", "two", "object", "ego", "depth", "real")
+KINDS = ("single", "two", "object", "ego", "depth", "sign", "real")
 
 
 @dataclass(frozen=True)

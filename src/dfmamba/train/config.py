@@ -13,7 +13,7 @@ from dfmamba.train.augment import AugmentConfig
 
 def default_kinds() -> dict[str, float]:
     """Shares of the scene kinds in the default training mixture."""
-    return {"single": 0.56, "two": 0.17, "object": 0.13, "ego": 0.09, "depth": 0.05}
+    return {"single": 0.46, "two": 0.16, "object": 0.12, "ego": 0.09, "depth": 0.05, "sign": 0.12}
 
 
 def dense_head_loss() -> LossConfig:

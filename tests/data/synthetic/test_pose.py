@@ -14,13 +14,15 @@ from dfmamba.data.synthetic.pose import (
     HIGH,
     LOW,
     NUM_BANK_ANGLES,
+    SIGNS,
     PoseBank,
     PosePrior,
     clamp,
     draw_wrist,
 )
 
-MODEL, BANK = HandModel.load(), PoseBank.load()
+MODEL, BANK, SIGN_BANK = HandModel.load(), PoseBank.load(), PoseBank.load(SIGNS)
+BANKS = pytest.mark.parametrize("bank", [BANK, SIGN_BANK], ids=["poses", "signs"])
 
 
 def assert_within_limits(angles: np.ndarray, slack: float = 0.0) -> None:
@@ -46,12 +48,13 @@ def test_prior_respects_limits(seed):
     assert_within_limits(angles)
 
 
+@BANKS
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 100_000))
-def test_bank_samples_respect_limits(seed):
-    angles, name = BANK.sample(np.random.default_rng(seed))
+@given(seed=st.integers(0, 100_000))
+def test_bank_samples_respect_limits(bank, seed):
+    angles, name = bank.sample(np.random.default_rng(seed))
     assert angles.shape == (NUM_ANGLES,)
-    assert name in BANK.names
+    assert name in bank.names
     assert_within_limits(angles)
 
 
@@ -76,10 +79,11 @@ def test_unknown_gesture_is_named():
         PosePrior().sample(np.random.default_rng(0), "nosuch")
 
 
-def test_bank_is_free_of_penetration():
+@BANKS
+def test_bank_is_free_of_penetration(bank):
     shape = MODEL.shape()
-    rows = np.random.default_rng(0).choice(len(BANK), 1500, replace=False)
-    angles = np.concatenate([BANK.angles[rows], np.zeros((len(rows), 3))], axis=1)
+    rows = np.random.default_rng(0).choice(len(bank), 1500, replace=False)
+    angles = np.concatenate([bank.angles[rows], np.zeros((len(rows), 3))], axis=1)
     overlap = -self_clearance(MODEL.joints(shape, angles, convention="anatomic"), shape.scale).min(axis=1)
     assert (overlap > 3.0).mean() < 0.06
     assert overlap.max() < 5.5
@@ -105,6 +109,41 @@ def test_pinches_touch():
     reach = np.linalg.norm(joints[:, 4] - joints[:, 8], axis=1)
     assert np.median(reach) < 25.0
     assert (reach < 60.0).all()
+
+
+def test_signs_fold_some_fingers_and_stretch_the_others():
+    folded = _folded()
+    assert len(np.unique(folded, axis=0)) == 15  # every set of fingers but none
+    bends = SIGN_BANK.angles[:, 5:21].reshape(-1, 4, 4)[:, :, [0, 2]].sum(axis=2)
+    assert np.quantile(bends[folded], 0.02) > 70.0
+    assert np.quantile(bends[~folded], 0.98) < 35.0
+
+
+def test_thumbs_of_signs_lie_on_a_folded_finger():
+    angles = np.concatenate([SIGN_BANK.angles, np.zeros((len(SIGN_BANK), 3))], axis=1)
+    joints = MODEL.joints(MODEL.shape(), angles, convention="anatomic")
+    fingers, thumb = joints[:, 5:].reshape(-1, 4, 4, 3), joints[:, 4]
+    shares = np.array([0.0, 0.3, 0.6, 1.0])[:, None]
+    places = fingers[:, :, 2, None] + shares * (fingers[:, :, 3] - fingers[:, :, 2])[:, :, None]
+    reach = np.linalg.norm(places - thumb[:, None, None], axis=-1)
+    reach[~_folded()] = np.inf
+    nearest = reach.reshape(len(reach), -1).argmin(axis=1)
+    rows, finger = np.arange(len(joints)), nearest // len(shares)
+    near = reach.reshape(len(reach), -1)[rows, nearest]
+    assert np.quantile(near, 0.75) < 21.0
+    assert near.max() < 50.0
+
+    # Mostly on its back: the side to which the first phalanx points from the later ones.
+    knuckle, middle, _, tip = fingers[rows, finger].transpose(1, 0, 2)
+    along = (tip - middle) / np.linalg.norm(tip - middle, axis=1, keepdims=True)
+    back = (middle - knuckle) - ((middle - knuckle) * along).sum(axis=1, keepdims=True) * along
+    offset = thumb - places[rows, finger, nearest % len(shares)]
+    assert ((offset * back).sum(axis=1) > 0).mean() > 0.8
+
+
+def _folded() -> np.ndarray:
+    names = [SIGN_BANK.names[k].removeprefix("sign:") for k in SIGN_BANK.labels]
+    return np.array([[str(finger) in name for finger in range(4)] for name in names])
 
 
 def test_wrist_stays_in_range():

@@ -19,7 +19,8 @@ from dfmamba.data.synthetic.labels import visible_joints
 from dfmamba.data.synthetic.mesh import SKIN, SceneGeometry
 from dfmamba.hands.affine import box_of_points
 
-KINDS = ("single", "two", "object", "ego", "depth")
+KINDS = ("single", "two", "object", "ego", "depth", "sign")
+"""Kinds of scenes; caches store a place in this tuple, so new ones go to its end."""
 _CHOICE, _APPEARANCE, _LIGHT, _BACKGROUND, _POST, _DEPTH, _TEXTURE = range(100, 107)
 _DEPTH_SCENES = ("single", "two", "object")
 
@@ -37,7 +38,8 @@ class SyntheticConfig:
         seed: of everything; a sample depends on the seed, its index and the rest of this configuration
         only.
         kinds: weight of each kind of scene: "single", "two", "object", "ego", "depth" (a depth camera's
-            view of a single, two or object scene).
+            view of a single, two or object scene), "sign" (one hand whose thumb holds folded fingers, as in
+            counting and finger spelling).
         supersample: rendered sub-pixels per pixel side.
         backgrounds: folder of photos used behind half of the scenes; None for drawn backgrounds only.
         effects: camera and compression effects on the picture.

@@ -51,7 +51,7 @@ class SceneGeometry:
         present: (2,) bool, right then left.
         camera: intrinsics of the rendered picture, whose pixel centres are integers.
         size: side of the square picture in pixels.
-        kind: "single", "two", "object" or "ego".
+        kind: "single", "two", "object", "ego" or "sign".
         notes: free facts for checks (gesture, view, gap).
     """
 

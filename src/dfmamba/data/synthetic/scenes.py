@@ -1,4 +1,7 @@
-"""Scenes: one hand, two hands, hand with object, egocentric; pure functions of (seed, index, kind, size)."""
+"""Scenes: one hand, two hands, hand with object, egocentric, a hand that signs.
+
+Pure functions of (seed, index, kind, size).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from dfmamba.data.synthetic.grasp import Grasp, make_grasp
 from dfmamba.data.synthetic.hand import HandModel, rotation_about
 from dfmamba.data.synthetic.mesh import OBJECT, RIGHT, SOLID, Part, SceneGeometry
 from dfmamba.data.synthetic.objects import draw_solid
+from dfmamba.data.synthetic.pose import SIGNS, PoseBank
 from dfmamba.data.synthetic.staging import (
     FACING,
     Actor,
@@ -28,11 +32,11 @@ from dfmamba.hands.camera import Camera
 GEOMETRY, CAMERA, CLUTTER = 0, 1, 2
 """Streams of randomness: changing one leaves the others alone. From 8 on they are the renderer's."""
 
-KINDS = ("single", "two", "object", "ego")
+KINDS = ("single", "two", "object", "ego", "sign")
 
 PAIR_MODES = ("touch", "near", "apart", "cross", "clasp")
 _PAIR_SHARES = (0.34, 0.17, 0.13, 0.21, 0.15)
-_DISTRACTOR_SHARE = {"single": 0.25, "object": 0.25, "two": 0.15, "ego": 0.12}
+_DISTRACTOR_SHARE = {"single": 0.25, "object": 0.25, "two": 0.15, "ego": 0.12, "sign": 0.25}
 
 Staged = tuple[list[Actor], Camera, list[Part], dict[str, object]]
 Stage = Callable[[np.random.Generator, np.random.Generator, np.random.Generator, int], Staged]
@@ -114,6 +118,16 @@ def single_hand(
     actor, notes = viewed(view, make_actor(geometry, clutter), left)
     near, far = (250.0, 600.0) if notes["view"] == "ego" else (250.0, 1000.0)
     actors, camera = frame(view, [actor], size, (near, far))
+    return actors, camera, [], notes
+
+
+def signing_hand(
+    geometry: np.random.Generator, view: np.random.Generator, clutter: np.random.Generator, size: int
+) -> Staged:
+    left = bool(geometry.random() < 0.5)
+    pose = PoseBank.load(SIGNS).sample(geometry)
+    actor, notes = viewed(view, make_actor(geometry, clutter, pose=pose), left)
+    actors, camera = frame(view, [actor], size, (250.0, 1000.0))
     return actors, camera, [], notes
 
 
@@ -326,4 +340,10 @@ def _ego(
     return actors, camera, [], {**notes, "view": "ego", "held": holding}
 
 
-_STAGES: dict[str, Stage] = {"single": single_hand, "two": _two, "object": hand_with_object, "ego": _ego}
+_STAGES: dict[str, Stage] = {
+    "single": single_hand,
+    "two": _two,
+    "object": hand_with_object,
+    "ego": _ego,
+    "sign": signing_hand,
+}
