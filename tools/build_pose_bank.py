@@ -2,7 +2,7 @@
 
     PYTHONPATH=src python tools/build_pose_bank.py src/dfmamba/data/synthetic/assets/poses.npz
     PYTHONPATH=src python tools/build_pose_bank.py src/dfmamba/data/synthetic/assets/signs.npz \\
-        --signs --count 7000
+        --signs --count 8500
 
 About three minutes for 22,000 poses on two cores. Deterministic by seed for one version of torch and numpy.
 """
@@ -41,11 +41,20 @@ CONTACTS = {
 }
 CONTACT_THUMB = np.array([18.0, 32.0, 22.0, 20.0, 25.0])
 FOLDED: dict[tuple[int, ...], float] = {
-    (0,): 0.05, (1,): 0.06, (2,): 0.07, (3,): 0.08, (2, 3): 0.16, (1, 2): 0.09, (0, 1): 0.03,
+    (): 0.25, (0,): 0.05, (1,): 0.06, (2,): 0.07, (3,): 0.08, (2, 3): 0.16, (1, 2): 0.09, (0, 1): 0.03,
     (1, 3): 0.02, (0, 3): 0.01, (0, 2): 0.01, (1, 2, 3): 0.18, (0, 1, 2): 0.07, (0, 2, 3): 0.03,
     (0, 1, 3): 0.02, (0, 1, 2, 3): 0.12,
 }  # fmt: skip
-"""How often which fingers (index 0 to little 3) are folded under the thumb."""
+"""How often which fingers (index 0 to little 3) are folded under the thumb; none is a stretched hand."""
+FREE_THUMBS = np.array(
+    [
+        [-14.0, 4.0, 0.0, 0.0, -6.0],
+        [12.0, -5.0, 0.0, 6.0, 4.0],
+        [4.0, 14.0, 5.0, 6.0, 4.0],
+        [33.0, 20.0, 18.0, 38.0, 40.0],
+    ]
+)
+"""Thumbs of a stretched hand: out, along the palm, loose, across the palm."""
 NEAR_THUMB = np.array([18.0, 36.0, 24.0, 18.0, 25.0])
 FAR_THUMB = np.array([36.0, 40.0, 34.0, 28.0, 28.0])
 MAX_OVERLAP_MM = 4.5
@@ -186,7 +195,7 @@ def draw(count: int, seed: int) -> Start:
 
 
 def draw_signs(count: int, seed: int) -> Start:
-    """Hands whose thumb lies on folded fingers while the others are straight, as in counting."""
+    """Hands whose thumb lies on folded fingers while the others are straight, and stretched hands."""
     rng = np.random.default_rng(seed)
     angles, names = np.zeros((count, NUM_BANK_ANGLES)), []
     meets, distance = np.zeros((count, 4), dtype=bool), np.zeros(count)
@@ -194,12 +203,17 @@ def draw_signs(count: int, seed: int) -> Start:
     shares = np.array(list(FOLDED.values()))
     for k in range(count):
         folded = sets[int(rng.choice(len(sets), p=shares / shares.sum()))]
-        held = int(rng.choice(folded))
-        meets[k, held] = True
-        distance[k] = rng.uniform(14.0, 20.0) + (rng.uniform(0.0, 25.0) if rng.random() < 0.2 else 0.0)
-        # From a thumb towards the index to one that crosses to the little finger.
-        reach = np.clip(held / 3.0 + 0.1 * rng.normal(), 0.0, 1.0)
-        angles[k, THUMB] = NEAR_THUMB + reach * (FAR_THUMB - NEAR_THUMB) + 4.0 * rng.normal(size=5)
+        if folded:
+            held = int(rng.choice(folded))
+            meets[k, held] = True
+            distance[k] = rng.uniform(14.0, 20.0) + (rng.uniform(0.0, 25.0) if rng.random() < 0.2 else 0.0)
+            # From a thumb towards the index to one that crosses to the little finger.
+            reach = np.clip(held / 3.0 + 0.1 * rng.normal(), 0.0, 1.0)
+            thumb = NEAR_THUMB + reach * (FAR_THUMB - NEAR_THUMB)
+        else:
+            first, second = FREE_THUMBS[rng.integers(len(FREE_THUMBS), size=2)]
+            thumb = first + rng.random() * (second - first)
+        angles[k, THUMB] = thumb + 4.0 * rng.normal(size=5)
         spread = rng.uniform(-0.6, 1.6) * np.array([8.0, 2.0, -4.0, -10.0]) + 2.0 * rng.normal(size=4)
         mcp, pip, dip = rng.uniform(35.0, 88.0), rng.uniform(55.0, 108.0), rng.uniform(0.2, 0.75)
         for finger in range(4):
@@ -255,7 +269,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=22_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--signs", action="store_true", help="hands whose thumb holds folded fingers")
+    parser.add_argument(
+        "--signs", action="store_true", help="hands whose thumb holds folded fingers, and stretched ones"
+    )
     options = parser.parse_args()
     model = HandModel.load()
     shape = model.shape()

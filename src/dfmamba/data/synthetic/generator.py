@@ -39,7 +39,7 @@ class SyntheticConfig:
         only.
         kinds: weight of each kind of scene: "single", "two", "object", "ego", "depth" (a depth camera's
             view of a single, two or object scene), "sign" (one hand whose thumb holds folded fingers, as in
-            counting and finger spelling).
+            counting and finger spelling, or that is stretched).
         supersample: rendered sub-pixels per pixel side.
         backgrounds: folder of photos used behind half of the scenes; None for drawn backgrounds only.
         effects: camera and compression effects on the picture.
