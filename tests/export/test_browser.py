@@ -36,7 +36,7 @@ from dfmamba.hands.crop import warp_image
 from dfmamba.hands.upright import upright_affines
 from dfmamba.heads import HandPoseOutput
 from dfmamba.models import MODELS, HandPoseModel
-from dfmamba.predict import Prediction, Predictor
+from dfmamba.predict import Prediction, Predictor, sides
 from dfmamba.predict.lift import lift_joints
 from dfmamba.predict.looks import UPRIGHT_FACTORS
 
@@ -298,6 +298,15 @@ def test_looks_and_results_equal_pythons() -> None:
         Prediction.from_dict(answer)
         hands += len(expected.hands)
     assert hands > len(pictures)
+
+
+@pytest.mark.parametrize("exchange", [np.inf, -100.0])
+def test_exchanged_hands_equal_pythons(exchange: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sides, "EXCHANGE", min(exchange, 1e9))
+    picture = smooth(np.random.default_rng(6), 120, 90)
+    (found,) = ask_node(("predict", {"picture": rgba(picture)}))
+    _same(found, Predictor(_Made(), "cpu").predict(picture))
+    assert sorted(hand["side"] for hand in found["hands"]) == ["left", "right"]
 
 
 def test_hands_at_detections_equal_pythons() -> None:

@@ -10,7 +10,8 @@ from torch import nn
 
 from dfmamba.hands.affine import Affine
 from dfmamba.hands.upright import upright_affines
-from dfmamba.predict.looks import OFF_AIM, UPRIGHT_FACTORS, Found, Look, Looker
+from dfmamba.predict.found import Found, Look
+from dfmamba.predict.looks import OFF_AIM, UPRIGHT_FACTORS, Looker
 
 SIZE = 32
 PICTURE = np.zeros((200, 200, 3), np.uint8)

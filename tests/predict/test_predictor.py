@@ -12,7 +12,8 @@ from PIL import Image
 
 from dfmamba.hands.camera import Camera
 from dfmamba.predict import Prediction, Predictor
-from dfmamba.predict.looks import Found, _groups, averaged, better_side, without_doubles
+from dfmamba.predict.found import Found, averaged, without_doubles
+from dfmamba.predict.looks import _groups
 
 WRIST, TIP = (60.0, 90.0), (120.0, 50.0)
 CAMERA = Camera(200, 200, 90, 50)
@@ -126,19 +127,6 @@ def test_looks_are_averaged() -> None:
     assert (found.joints_25d == 1).all()
     assert (found.joint_scores == 0.25).all()
     assert found.score == 0.25
-
-
-def test_two_upright_looks_decide_the_side() -> None:
-    def look(right: float, left: float, mark: float) -> dict[int, Found]:
-        return {i: Found(np.full((21, 3), mark + i), np.ones(21), s) for i, s in enumerate((right, left))}
-
-    (found,) = better_side(look(0.6, 0.4, 10), look(0.1, 0.9, 20)).items()
-    assert found[0] == 1
-    assert found[1].joints_25d[0, 0] == 21
-    assert found[1].score == pytest.approx((0.4 + 0.9) / 2)
-    (found,) = better_side(look(0.9, 0.1, 10), look(0.4, 0.6, 20)).items()
-    assert found[0] == 0
-    assert found[1].joints_25d[0, 0] == 10
 
 
 def test_a_box_may_reach_out_but_not_lie_outside(stick) -> None:

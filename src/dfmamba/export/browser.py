@@ -26,7 +26,7 @@ from dfmamba.hands.skeleton import BONES, FINGER_COLORS_RGB, FINGERS, JOINT_NAME
 from dfmamba.hands.upright import CLOSE_FACTOR
 from dfmamba.io.files import write_atomic
 from dfmamba.models import HandPoseModel, load
-from dfmamba.predict import find, lift, looks, result
+from dfmamba.predict import find, found, lift, looks, result, sides
 
 WEB = Path(__file__).parent / "web"
 VIEW = Path(__file__).parents[1] / "app" / "static" / "view3d.js"
@@ -161,10 +161,11 @@ def settings(subject: Subject) -> dict[str, Any]:
         "joint_colors": [_hex(color) for color in joint_colors],
         "side_colors": {side: _hex(color) for side, color in SIDE_COLORS.items()},
         "UNION_IOU": looks.UNION_IOU,
-        "SAME_HAND": looks.SAME_HAND,
-        "COMPARABLE": looks.COMPARABLE,
+        "SAME_HAND": found.SAME_HAND,
+        "COMPARABLE": found.COMPARABLE,
         "NEAR_ENOUGH": looks.NEAR_ENOUGH,
-        "SURE_SIDE": looks.SURE_SIDE,
+        "SURE_SIDE": sides.SURE_SIDE,
+        "EXCHANGE": sides.EXCHANGE,
         "UPRIGHT_FACTORS": list(looks.UPRIGHT_FACTORS),
         "MIDDLE": looks.MIDDLE,
         "OFF_AIM": looks.OFF_AIM,

@@ -9,18 +9,11 @@ import numpy as np
 from dfmamba.detect.detection import Detection, merge_overlapping
 from dfmamba.hands.affine import box_iou, box_of_points, picture_square, square_box
 from dfmamba.hands.upright import CLOSE_FACTOR
+from dfmamba.predict.found import Found, Look, Sided, inside, without_doubles
 from dfmamba.predict.lift import HAND_MARGIN
-from dfmamba.predict.looks import (
-    UNION_IOU,
-    Found,
-    Look,
-    Looker,
-    Sided,
-    inside,
-    sure_of_side,
-    without_doubles,
-)
+from dfmamba.predict.looks import UNION_IOU, Looker
 from dfmamba.predict.result import SIDES
+from dfmamba.predict.sides import sure_of_side
 
 BOX_FACTOR = CLOSE_FACTOR / (1 + 2 * HAND_MARGIN)
 """Side of the first crop over a given box, which is taken to be as loose as `Hand.box_xyxy`."""

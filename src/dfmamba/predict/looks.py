@@ -7,7 +7,6 @@ upright (`dfmamba.hands.upright`), as a right hand and as a left one, which also
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
@@ -18,26 +17,15 @@ from torch import nn
 from dfmamba.hands.affine import Affine, box_iou, box_of_points, crop_affine, square_box
 from dfmamba.hands.crop import warp_image
 from dfmamba.hands.upright import CLOSE_FACTOR, UPRIGHT_FACTOR, upright_affines
-from dfmamba.predict.lift import hand_box, joints_to_picture
+from dfmamba.predict.found import Found, Look, apart, averaged, extent, inside, newer
+from dfmamba.predict.lift import joints_to_picture
+from dfmamba.predict.sides import Taken, answer, should_change
 
 UNION_IOU = 0.3
 """Hands whose boxes overlap more than this are looked at together when the look is not upright."""
 
-SAME_HAND = 0.3
-"""Two hands whose joints lie closer together than this share of the larger one's box are one.
-
-Of 3,500 rendered pairs of hands 1.6 % are closer; a single hand that is found twice mostly is."""
-
-COMPARABLE = 0.8
-"""A look replaces an earlier one where its score reaches this share of the earlier one's."""
-
 NEAR_ENOUGH = 1.2
 """A hand isn't looked at closer where the side of that look would be more than the first one's over this."""
-
-SURE_SIDE = 5.0
-"""A hand whose first looks leave the other side behind by more than this logit keeps its side.
-
-Among 260 single hands, rendered and photographed, 48 % were that sure, and all of those right."""
 
 UPRIGHT_FACTORS = (0.88 * UPRIGHT_FACTOR, 1.04 * UPRIGHT_FACTOR, 1.2 * UPRIGHT_FACTOR)
 """Sizes of the upright crops of a hand (see `upright_maps`), whose answers are averaged."""
@@ -51,27 +39,6 @@ average, from those that the look was aimed by: then it wasn't upright, or not i
 
 Of 500 hands, rendered and photographed, a quarter were found so far off."""
 
-
-@dataclass(frozen=True)
-class Found:
-    """A hand of one look.
-
-    Attributes:
-        joints_25d: (21, 3) u, v, d in pixels of the picture.
-        joint_scores: (21,) in 0..1.
-        score: that the hand is there, in 0..1.
-    """
-
-    joints_25d: np.ndarray
-    joint_scores: np.ndarray
-    score: float
-
-
-Look: TypeAlias = dict[int, Found]
-"""What one look at a crop gave, by the hand's side in the picture: 0 right, 1 left."""
-
-Sided: TypeAlias = tuple[int, Found]
-"""A hand of a picture with its side: 0 right, 1 left."""
 
 Cut: TypeAlias = tuple[np.ndarray, Affine]
 """A crop (S, S, 3) uint8 and the map that it was cut by, from the pixels of the picture."""
@@ -188,17 +155,13 @@ class Looker:
 
         A hand that is found elsewhere than the look was aimed (`OFF_AIM`) is looked at once more.
 
-        A hand that is alone may change its side unless that is `sure`: it is also looked at as the other
-        hand, at one size and, where that makes the other side likelier, at every size; then the side that
-        both find likelier is kept.
+        Sides may change unless they are `sure`: each hand is also looked at as one of the other side, at one
+        size and, where it changes, at every size. A hand that is alone takes the side that both looks find
+        likelier; two hands exchange sides where they clearly (`EXCHANGE`) should.
         """
         best = self._look_upright_once(pictures, looks, sure)
         moved = [
-            {
-                side: found
-                for side, found in after.items()
-                if off_aim(before[side] if side in before else next(iter(before.values())), found)
-            }
+            {side: found for side, found in after.items() if off_aim(before, found)}
             for before, after in zip(looks, best, strict=True)
         ]
         again = self._look_upright_once(pictures, moved, [True] * len(moved))
@@ -207,51 +170,48 @@ class Looker:
     def _look_upright_once(
         self, pictures: Sequence[np.ndarray], looks: Sequence[Look], sure: Sequence[bool]
     ) -> list[Look]:
-        cuts = {
-            (index, side): self._cut_upright(pictures[index], found, side)
+        own = {
+            (index, side, side): self._cut_upright(pictures[index], found, side)
             for index, look in enumerate(looks)
             for side, found in look.items()
         }
-        doubtful = {index for index, look in enumerate(looks) if len(look) == 1 and not sure[index]}
         others = {
-            (index, 1 - side): [_mirrored(cut) for cut in own]
-            for (index, side), own in cuts.items()
-            if index in doubtful
+            (index, side, 1 - side): [_mirrored(cut) for cut in cuts]
+            for (index, side, _), cuts in own.items()
+            if not sure[index]
         }
-        seen = self._look_at_cuts(cuts | {key: [cut[MIDDLE]] for key, cut in others.items()})
+        seen = self._look_at_cuts(own | {key: [cuts[MIDDLE]] for key, cuts in others.items()})
         views = {key: averaged(each) for key, each in seen.items()}
-        turned = [key for key in others if key[1] in better_side(views[key[0], 0], views[key[0], 1])]
+        doubtful = [index for index, look in enumerate(looks) if look and not sure[index]]
+        changed = {index for index in doubtful if should_change(views, index, looks[index])}
         again = self._look_at_cuts(
-            {key: [cut for i, cut in enumerate(others[key]) if i != MIDDLE] for key in turned}
+            {
+                key: [cut for i, cut in enumerate(cuts) if i != MIDDLE]
+                for key, cuts in others.items()
+                if key[0] in changed
+            }
         )
         views |= {key: averaged([*seen[key], *each]) for key, each in again.items()}
-
-        best: list[Look] = []
-        for index, look in enumerate(looks):
-            if index in doubtful:
-                (before,) = look.values()
-                after = better_side(views[index, 0], views[index, 1])
-                (found,) = after.values()
-                best.append(dict(look) if newer(before, found) is before else after)
-            else:
-                best.append({side: newer(found, views[index, side][side]) for side, found in look.items()})
+        best = [
+            {side: newer(found, answer(views, index, side, side)) for side, found in look.items()}
+            for index, look in enumerate(looks)
+        ]
+        for index in changed:
+            look = looks[index]
+            if should_change(views, index, look):
+                after = {1 - side: answer(views, index, side, 1 - side) for side in look}
+                if all(newer(found, after[1 - side]) is not found for side, found in look.items()):
+                    best[index] = after
         return best
 
     def _cut_upright(self, picture: np.ndarray, found: Found, side: int) -> list[Cut]:
         aims = upright_affines(found.joints_25d[:, :2], side == 1, self.image_size, UPRIGHT_FACTORS)
         return [(warp_image(picture, aim, self.image_size), aim) for aim in aims]
 
-    def _look_at_cuts(
-        self, cuts: Mapping[tuple[int, int], Sequence[Cut]]
-    ) -> dict[tuple[int, int], list[Look]]:
+    def _look_at_cuts(self, cuts: Mapping[Taken, Sequence[Cut]]) -> dict[Taken, list[Look]]:
         every = [cut for each in cuts.values() for cut in each]
         looks = iter(self.look_at_crops([crop for crop, _ in every], [aim for _, aim in every]))
         return {key: list(islice(looks, len(each))) for key, each in cuts.items()}
-
-
-def sure_of_side(look: Look) -> bool:
-    """Whether a look at one hand, with both sides' answers, leaves no doubt of its side."""
-    return abs(_logit(look[0].score) - _logit(look[1].score)) > SURE_SIDE
 
 
 def _mirrored(cut: Cut) -> Cut:
@@ -259,49 +219,6 @@ def _mirrored(cut: Cut) -> Cut:
     crop, aim = cut
     flip = Affine(np.array([[-1.0, 0.0, len(crop) - 1.0], [0.0, 1.0, 0.0]]))
     return crop[:, ::-1], flip.compose(aim)
-
-
-def newer(before: Found, after: Found) -> Found:
-    """The later of two looks at a hand, unless it is much less sure of it."""
-    return after if after.score >= COMPARABLE * before.score else before
-
-
-def off_aim(aim: Found, found: Found) -> bool:
-    """Whether a hand lies elsewhere than the joints that its upright crop was aimed by."""
-    return _apart(aim, found) > OFF_AIM * _extent(found)
-
-
-def averaged(looks: Sequence[Look]) -> Look:
-    """The mean of several looks at the same hands, side by side."""
-    return {
-        side: Found(
-            np.mean([look[side].joints_25d for look in looks], axis=0),
-            np.mean([look[side].joint_scores for look in looks], axis=0),
-            float(np.mean([look[side].score for look in looks])),
-        )
-        for side in looks[0]
-    }
-
-
-def _logit(score: float) -> float:
-    score = min(max(score, 1e-6), 1 - 1e-6)
-    return float(np.log(score / (1 - score)))
-
-
-def better_side(as_right: Look, as_left: Look) -> Look:
-    """The likelier side by upright looks at one hand, with the joints of the look meant for that side."""
-    margin = sum(_logit(look[0].score) - _logit(look[1].score) for look in (as_right, as_left))
-    side = 0 if margin >= 0 else 1
-    found = (as_right, as_left)[side][side]
-    score = (as_right[side].score + as_left[side].score) / 2
-    return {side: Found(found.joints_25d, found.joint_scores, score)}
-
-
-def inside(found: Found, picture: np.ndarray) -> bool:
-    """Whether a hand has an extent and some of it is in the picture."""
-    size = (picture.shape[1], picture.shape[0])
-    x0, y0, x1, y1 = hand_box(found.joints_25d[:, :2], size)
-    return bool(x1 > x0 and y1 > y0)
 
 
 def _groups(boxes: dict[int, np.ndarray]) -> list[tuple[int, ...]]:
@@ -312,28 +229,6 @@ def _groups(boxes: dict[int, np.ndarray]) -> list[tuple[int, ...]]:
     return [(side,) for side in sides]
 
 
-def without_doubles(hands: Sequence[Sided]) -> list[Sided]:
-    """Drops the less likely of two hands that are one: joint by joint nearly in the same place.
-
-    A network that isn't sure of the side gives the joints of a single hand to both; and two crops may show
-    the same hand. By falling score.
-    """
-    kept: list[Sided] = []
-    for side, found in sorted(hands, key=lambda hand: -hand[1].score):
-        if not any(_same_hand(found, other) for _, other in kept):
-            kept.append((side, found))
-    return kept
-
-
-def _same_hand(one: Found, other: Found) -> bool:
-    return _apart(one, other) <= SAME_HAND * max(_extent(one), _extent(other))
-
-
-def _apart(one: Found, other: Found) -> float:
-    """Mean distance of the joints of two hands in pixels."""
-    return float(np.linalg.norm(one.joints_25d[:, :2] - other.joints_25d[:, :2], axis=1).mean())
-
-
-def _extent(hand: Found) -> float:
-    """Longer side of the box of a hand's joints in pixels."""
-    return float(np.ptp(hand.joints_25d[:, :2], axis=0).max())
+def off_aim(aims: Look, found: Found) -> bool:
+    """Whether a hand lies elsewhere than the joints that its upright crop was aimed by."""
+    return min(apart(aim, found) for aim in aims.values()) > OFF_AIM * extent(found)

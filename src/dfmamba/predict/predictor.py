@@ -20,6 +20,7 @@ from dfmamba.hands.skeleton import NUM_JOINTS
 from dfmamba.io.images import as_picture, load_image
 from dfmamba.models import check_device, load
 from dfmamba.predict.find import find_at_detections, find_in_pictures
+from dfmamba.predict.found import Sided
 from dfmamba.predict.lift import (
     check_box,
     hand_box,
@@ -28,7 +29,7 @@ from dfmamba.predict.lift import (
     mirror_picture,
     mirror_points,
 )
-from dfmamba.predict.looks import Looker, Sided
+from dfmamba.predict.looks import Looker
 from dfmamba.predict.result import SIDES, Hand, Prediction
 
 if TYPE_CHECKING:

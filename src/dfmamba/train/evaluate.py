@@ -16,7 +16,9 @@ from dfmamba.hands.skeleton import REFERENCE_BONES_MM
 from dfmamba.hands.upright import CLOSE_FACTOR
 from dfmamba.metrics import PROTOCOLS, HandMetrics
 from dfmamba.models import HandPoseModel
-from dfmamba.predict.looks import Look, Looker, sure_of_side
+from dfmamba.predict.found import Look
+from dfmamba.predict.looks import Looker
+from dfmamba.predict.sides import sure_of_side
 
 PCK_FRACTION = 0.1
 

@@ -18,8 +18,8 @@ from dfmamba.detect.detection import Detection
 from dfmamba.detect.given import GivenBoxes
 from dfmamba.hands.affine import box_iou, box_of_points
 from dfmamba.hands.camera import Camera
+from dfmamba.predict.found import Found, without_doubles
 from dfmamba.predict.lift import mirror_box, mirror_picture
-from dfmamba.predict.looks import Found, without_doubles
 from dfmamba.predict.predictor import Predictor
 from dfmamba.predict.result import SIDES, Hand, Prediction
 from dfmamba.video.assign import assign

@@ -1,4 +1,4 @@
-// Looks of the network at a picture, as in dfmamba/predict/looks.py.
+// Looks of the network at a picture, as in dfmamba/predict/looks.py, found.py and sides.py.
 //
 // A look is [right, left]; each is a hand {joints: 21 of [u, v, d] in pixels of the picture, jointScores,
 // score} or null. Hands of a picture are pairs [side, hand], side 0 right and 1 left.
@@ -87,8 +87,9 @@ export class Looker {
    * Look upright at every hand of each look, at several sizes; once more at those that were found elsewhere
    * than their crops were aimed.
    *
-   * One that is alone may change its side unless that is sure: it is also looked at as the other hand, at one
-   * size and, where that makes the other side likelier, at every size.
+   * Sides may change unless they are sure: each hand is also looked at as one of the other side, at one size
+   * and, where it changes, at every size. A hand that is alone takes the side that both looks find likelier;
+   * two hands exchange sides where they clearly should.
    */
   async lookUpright(picture, looks, sure) {
     const best = await this.lookUprightOnce(picture, looks, sure);
@@ -101,42 +102,50 @@ export class Looker {
 
   async lookUprightOnce(picture, looks, sure) {
     const { MIDDLE, UPRIGHT_FACTORS } = this.constants;
-    const asked = looks.flatMap((look, index) => {
-      const sides = sidesOf(look);
-      const own = sides.map((side) => {
-        const cuts = uprightAffines(look[side].joints, side === 1, this.size, UPRIGHT_FACTORS)
-          .map((map) => ({ crop: warp(picture, map, this.size), map }));
-        return { index, side, cuts, now: cuts };
-      });
-      if (sides.length !== 1 || sure[index]) return own;
-      const flip = [-1, 0, this.size - 1, 0, 1, 0];
-      const cuts = own[0].cuts.map(({ crop, map }) => // the same hand, mirrored
+    const flip = [-1, 0, this.size - 1, 0, 1, 0];
+    const asked = looks.flatMap((look, index) => sidesOf(look).flatMap((side) => {
+      const cuts = uprightAffines(look[side].joints, side === 1, this.size, UPRIGHT_FACTORS)
+        .map((map) => ({ crop: warp(picture, map, this.size), map }));
+      const own = { index, side, as: side, now: cuts };
+      if (sure[index]) return [own];
+      const turned = cuts.map(({ crop, map }) => // the same hand, mirrored
         ({ crop: mirrorCrop(crop, this.size), map: compose(flip, map) }));
-      return [...own, { index, side: 1 - sides[0], cuts, now: [cuts[MIDDLE]], other: true }];
-    });
-    const views = looks.map(() => [null, null]);
+      const later = turned.filter((_, i) => i !== MIDDLE);
+      return [own, { index, side, as: 1 - side, now: [turned[MIDDLE]], later }];
+    }));
+    // views[index][side][as]: hand `side` of a picture, taken for one of side `as`.
+    const views = looks.map(() => [[null, null], [null, null]]);
     const lookNow = async (each) => {
       const now = each.flatMap((one) => one.now);
       const answers = await this.lookAtCrops(now.map(({ crop }) => crop), now.map(({ map }) => map));
       for (const one of each) {
         one.seen = [...(one.seen ?? []), ...answers.splice(0, one.now.length)];
-        views[one.index][one.side] = averaged(one.seen);
+        views[one.index][one.side][one.as] = averaged(one.seen);
       }
     };
+    const changes = (index) => !sure[index] && this.shouldChange(views[index], looks[index]);
     await lookNow(asked);
-    const turned = asked.filter(({ index, side, other }) => other && betterSide(...views[index])[0] === side);
-    for (const one of turned) one.now = one.cuts.filter((_, i) => i !== MIDDLE);
-    await lookNow(turned);
+    const changed = looks.map((_, index) => changes(index));
+    const again = asked.filter(({ index, later }) => later && changed[index]);
+    for (const one of again) one.now = one.later;
+    await lookNow(again);
     return looks.map((look, index) => {
-      const view = views[index];
       const sides = sidesOf(look);
-      if (sides.length === 1 && sidesOf(view).length === 2) {
-        const before = look[sides[0]];
-        const [side, found] = betterSide(view[0], view[1]);
-        return this.newer(before, found) === before ? [...look] : only([[side, found]]);
-      }
-      return only(sides.map((side) => [side, this.newer(look[side], view[side][side])]));
+      const taken = (side, as) => this.newer(look[side], answerOf(views[index][side], as));
+      const same = only(sides.map((side) => [side, taken(side, side)]));
+      if (!changed[index] || !changes(index)) return same;
+      const other = sides.map((side) => [1 - side, taken(side, 1 - side)]);
+      return other.some(([side, hand]) => hand === look[1 - side]) ? same : only(other);
     });
+  }
+
+  /** Whether the hands of a picture, one or two, should change sides. */
+  shouldChange(views, look) {
+    const sides = sidesOf(look);
+    const leans = sides.map((side) => views[side] // to the right side
+      .reduce((sum, view) => sum + logit(view[0].score) - logit(view[1].score), 0));
+    if (sides.length === 2) return leans[0] - leans[1] < -this.constants.EXCHANGE;
+    return sides.length === 1 && sides[0] !== (leans[0] >= 0 ? 0 : 1);
   }
 
   /** Whether a look at one hand leaves no doubt of its side. */
@@ -223,10 +232,7 @@ function averaged(looks) {
   });
 }
 
-/** The likelier side by upright looks at one hand, with the joints of the look meant for that side. */
-function betterSide(asRight, asLeft) {
-  const margin = mean([asRight, asLeft].map((look) => logit(look[0].score) - logit(look[1].score)));
-  const side = margin >= 0 ? 0 : 1;
-  const score = (asRight[side].score + asLeft[side].score) / 2;
-  return [side, { ...[asRight, asLeft][side][side], score }];
+/** The hand of a side, from the look meant for that side; its score is the mean of all looks at it. */
+function answerOf(views, side) {
+  return { ...views[side][side], score: mean(views.filter(Boolean).map((view) => view[side].score)) };
 }
