@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from dfmamba.io.files import remove_leftovers, write_atomic
 from dfmamba.models import HandPoseModel
 from dfmamba.train.checkpoint import find_states
 from dfmamba.train.config import RunConfig
+from dfmamba.train.memory import freed_memory_kept
 from dfmamba.train.meter import Meter
 from dfmamba.train.network import Batch, Network, Task
 from dfmamba.train.optim import learning_rate
@@ -112,7 +113,8 @@ def train(
         write_atomic(out / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode())
     last = config.steps if until is None else min(until, config.steps)
     meter = Meter(config, out, step, ranks)
-    with stop_on_signal() as stopped:
+    kept = freed_memory_kept() if config.device == "cpu" else nullcontext()
+    with kept, stop_on_signal() as stopped:
         while step < last:
             batch = source.batch(step)
             meter.fetched()
