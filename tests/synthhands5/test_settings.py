@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dfmamba.data.synthetic.generator import KINDS
+from dfmamba.data.kinds import SYNTHETIC_KINDS
 from dfmamba.synthhands5 import settings
 from dfmamba.synthhands5.compare import RATES, STEPS, TUNING_STEPS
 from dfmamba.synthhands5.pictures import renderer_config
@@ -47,7 +47,7 @@ def test_no_two_splits_share_a_seed_nor_do_versions(monkeypatch: pytest.MonkeyPa
 
 def test_the_renderer_gets_the_seed_size_and_kind() -> None:
     for name, setting in SETTINGS.items():
-        assert setting.kind in KINDS
+        assert setting.kind in SYNTHETIC_KINDS
         config = renderer_config(name, "val")
         assert (config.seed, config.size) == (seed_of(setting, SPLITS["val"]), settings.PICTURE)
         assert dict(config.kinds) == {setting.kind: 1.0}

@@ -13,12 +13,11 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from dfmamba.cli.reader_options import add_option, parse_options
+from dfmamba.data.kinds import SYNTHETIC_KINDS
 
 SCHEMA = "dfmamba.data_check/1"
 SHEET_SAMPLES = 20
 """Cells of a contact sheet."""
-
-_KINDS = ("single", "two", "object", "ego", "depth", "sign")
 
 _EXIT = {"ok": 0, "note": 0, "wrong": 1, "unusable": 2}
 _VERDICT = {
@@ -59,7 +58,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     synth.add_argument("out", type=str, help="folder; the shards go into SPLIT/ below it")
     synth.add_argument("--count", type=int, default=10_000, metavar="N", help="pictures")
     synth.add_argument("--seed", type=int, default=0, help="of the pictures")
-    synth.add_argument("--kind", type=str, default="mix", help="mix, " + ", ".join(_KINDS))
+    synth.add_argument("--kind", type=str, default="mix", help="mix, " + ", ".join(SYNTHETIC_KINDS))
     synth.add_argument("--size", type=int, default=128, help="side of the pictures in pixels")
     synth.add_argument("--workers", type=int, default=2, metavar="N", help="processes that render")
     synth.add_argument("--split", type=str, default="train", choices=["train", "val", "test"])
@@ -286,8 +285,8 @@ def _synth(options: Namespace) -> int:
     from dfmamba.data.synthetic import SyntheticConfig
     from dfmamba.data.synthetic.shards import render_to_shards
 
-    if options.kind not in ("mix", *_KINDS):
-        raise ValueError(f"--kind: expected mix, {', '.join(_KINDS)}, got {options.kind!r}")
+    if options.kind not in ("mix", *SYNTHETIC_KINDS):
+        raise ValueError(f"--kind: expected mix, {', '.join(SYNTHETIC_KINDS)}, got {options.kind!r}")
     config = SyntheticConfig(size=options.size, seed=options.seed, backgrounds=options.photos)
     if options.kind != "mix":
         config = replace(config, kinds={options.kind: 1.0})

@@ -12,9 +12,9 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from dfmamba.cli.reader_options import add_option
+from dfmamba.data.kinds import SYNTHETIC_KINDS
 
 SCHEMA = "dfmamba.eval/1"
-KINDS = ("single", "two", "object", "ego", "depth", "sign")
 OWN = ("synthetic", "snap")
 SCORED = ("nyu", "icvl")
 """Benchmarks of which files of predictions are scored."""
@@ -42,7 +42,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "dataset",
         type=str,
-        help="'synthetic', one of its kinds (" + ", ".join(KINDS) + "), 'snap', a data set that "
+        help="'synthetic', one of its kinds (" + ", ".join(SYNTHETIC_KINDS) + "), 'snap', a data set that "
         "`dfmamba data` lists, or 'icvl' with --predictions",
     )
     parser.add_argument("--data", type=str, metavar="DIR", help="folder of the data set")
@@ -85,7 +85,7 @@ def run(options: Namespace) -> int:
     from dfmamba.train.evaluate import FIGURES, evaluate
 
     sets: dict[str, Any]
-    if options.dataset in (*OWN, *KINDS):
+    if options.dataset in (*OWN, *SYNTHETIC_KINDS):
         sets = _sets(options)
         model = load(options.model, options.device)
     else:
@@ -140,8 +140,8 @@ def run(options: Namespace) -> int:
 
 def _sets(options: Namespace) -> dict[str, Any]:
     if options.dataset == "synthetic":
-        return {kind: synthetic_samples(kind, options.count, options.seed) for kind in KINDS}
-    if options.dataset in KINDS:
+        return {kind: synthetic_samples(kind, options.count, options.seed) for kind in SYNTHETIC_KINDS}
+    if options.dataset in SYNTHETIC_KINDS:
         return {options.dataset: synthetic_samples(options.dataset, options.count, options.seed)}
     if options.data is None:
         raise ValueError("'snap' needs --data DIR, the folder with annotations.json")

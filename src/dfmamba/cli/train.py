@@ -154,18 +154,19 @@ class Validation:
 
     def __call__(self, model: Any) -> dict[str, float]:
         """Per kind of scene the root-relative error; "score" is their mean."""
-        from dfmamba.cli.evaluate import KINDS, synthetic_samples
+        from dfmamba.cli.evaluate import synthetic_samples
+        from dfmamba.data.kinds import SYNTHETIC_KINDS
         from dfmamba.train.evaluate import evaluate
 
         figures: dict[str, float] = {}
-        for kind in KINDS:
+        for kind in SYNTHETIC_KINDS:
             if kind not in self.samples:
                 self.samples[kind] = list(synthetic_samples(kind, self.config.validation))
             found = evaluate(model, self.samples[kind])
             figures[f"{kind}_mpjpe_mm"] = round(found["mpjpe_mm"], 3)
             figures[f"{kind}_pa_mpjpe_mm"] = round(found["pa_mpjpe_mm"], 3)
             figures[f"{kind}_error_2d_box"] = round(found["error_2d_box"], 4)
-        figures["score"] = sum(figures[f"{kind}_mpjpe_mm"] for kind in KINDS) / len(KINDS)
+        figures["score"] = sum(figures[f"{kind}_mpjpe_mm"] for kind in SYNTHETIC_KINDS) / len(SYNTHETIC_KINDS)
         if self.board is not None:
             self.board.picture("validation/hands", self._sheet(model))
         return figures

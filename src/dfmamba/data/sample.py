@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from dfmamba.data.kinds import KINDS
 from dfmamba.hands.affine import box_of_points
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import joint_order
 
 RIGHT, LEFT = 0, 1
 """Index of each hand in arrays of two hands."""
-
-KINDS = ("single", "two", "object", "ego", "depth", "sign", "real")
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class HandSample:
         centre_mm: (3,) float32, mm, camera frame: where a depth framework cuts its crop around, as found by
             another method; or None.
         id: name of the sample within its data set.
-        kind: one of `KINDS`.
+        kind: one of `dfmamba.data.kinds.KINDS`.
         order: name of the joints' order in `dfmamba.hands.skeleton.JOINT_ORDERS`. Only the joints of NYU,
             which have no counterparts in OpenPose's order, keep their own ("nyu14").
 

@@ -25,7 +25,7 @@ class Setting:
         name: by which it is asked for.
         title: in tables and figures.
         mirrors: the data set whose difficulty it has.
-        kind: of the generator's scenes (`dfmamba.data.synthetic.generator.KINDS`).
+        kind: of the generator's scenes (`dfmamba.data.kinds.SYNTHETIC_KINDS`).
         number: part of the seeds, so that no two settings share a scene.
     """
 

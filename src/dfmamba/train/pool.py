@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from dfmamba.data.index import cache_root
+from dfmamba.data.kinds import SYNTHETIC_KINDS
 from dfmamba.data.synthetic.appearance import SKIN_RAMP_SRGB
 from dfmamba.data.synthetic.background import sample_background
 from dfmamba.data.synthetic.cache import ShardedHands, render_shards
-from dfmamba.data.synthetic.generator import KINDS, SyntheticConfig
+from dfmamba.data.synthetic.generator import SyntheticConfig
 from dfmamba.hands.affine import extents
 from dfmamba.train.augment import (
     AugmentConfig,
@@ -41,7 +42,7 @@ from dfmamba.train.parallel import Ranks
 
 SHARD = 2000
 LAYERS = ("hand",)
-DEPTH_KIND = KINDS.index("depth")
+DEPTH_KIND = SYNTHETIC_KINDS.index("depth")
 
 
 def synthetic_config(data: DataConfig) -> SyntheticConfig:
@@ -138,7 +139,7 @@ class Pool:
         self.joints_25d = torch.cat((pixels, relative[..., None].float()), dim=-1)
         self.valid = torch.from_numpy(labels["valid"].copy())
         self.is_depth = torch.from_numpy(labels["kind"] == DEPTH_KIND)
-        factors = np.array([self.config.data.draw.get(kind, 1.0) for kind in KINDS])
+        factors = np.array([self.config.data.draw.get(kind, 1.0) for kind in SYNTHETIC_KINDS])
         self.chances = np.cumsum(factors[labels["kind"]])
         self.loaded = wanted
 

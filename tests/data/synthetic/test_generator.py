@@ -13,12 +13,13 @@ import pytest
 
 pytest.importorskip("warp")
 
+from dfmamba.data.kinds import SYNTHETIC_KINDS
 from dfmamba.data.sample import HandSample
 from dfmamba.data.synthetic import post
 from dfmamba.data.synthetic.cache import ShardedHands, render_shards
-from dfmamba.data.synthetic.generator import KINDS, SyntheticConfig, SyntheticHands
+from dfmamba.data.synthetic.generator import SyntheticConfig, SyntheticHands
 
-MIX = {kind: 1.0 for kind in KINDS}
+MIX = {kind: 1.0 for kind in SYNTHETIC_KINDS}
 
 
 def same(a: HandSample, b: HandSample) -> bool:
@@ -58,7 +59,7 @@ def test_loader_workers_change_nothing() -> None:
         assert all(same(a, b) for a, b in zip(runs[0], other, strict=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SYNTHETIC_KINDS)
 def test_kinds(kind: str) -> None:
     hands = SyntheticHands(SyntheticConfig(size=96, seed=2, kinds={kind: 1.0}))
     for i in range(4):
@@ -176,7 +177,7 @@ def test_shards_resume_and_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(row["hand"], made.foreground)
         np.testing.assert_array_equal(row["mask"], made.sample.mask)
         np.testing.assert_array_equal(row["joints_2d"], made.sample.joints_2d_px)
-        assert KINDS[row["kind"]] == made.sample.kind
+        assert SYNTHETIC_KINDS[row["kind"]] == made.sample.kind
         assert row["index"] == i
         if made.sample.image is not None:
             np.testing.assert_array_equal(row["full"], made.sample.image)

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from dfmamba.data.kinds import SYNTHETIC_KINDS
 from dfmamba.data.synthetic import raster
-from dfmamba.data.synthetic.generator import KINDS, Backdrop, Compose, SyntheticConfig, SyntheticHands
+from dfmamba.data.synthetic.generator import Backdrop, Compose, SyntheticConfig, SyntheticHands
 from dfmamba.data.synthetic.post import recompose
 
 __all__ = ["LAYERS", "ShardedHands", "recompose", "render_shards"]
@@ -131,7 +132,7 @@ def _render_shard(
         camera = sample.camera
         if camera is not None:
             labels["camera"][i] = camera.fx, camera.fy, camera.cx, camera.cy
-        labels["kind"][i] = KINDS.index(sample.kind)
+        labels["kind"][i] = SYNTHETIC_KINDS.index(sample.kind)
         if _counter is not None:
             with _counter.get_lock():
                 _counter.value += 1
@@ -239,7 +240,7 @@ class ShardedHands:
 
     `hands[i]` is a dict with the stored layers (`hand`, `full`, `mask`, `depth`) and labels
     (`joints_cam_mm` (2, 21, 3), `joints_2d` (2, 21, 2), `valid`, `visible` (2, 21), `present` (2,),
-    `camera` (fx, fy, cx, cy), `kind` (a place in `dfmamba.data.synthetic.generator.KINDS`), `index`).
+    `camera` (fx, fy, cx, cy), `kind` (a place in `dfmamba.data.kinds.SYNTHETIC_KINDS`), `index`).
     """
 
     def __init__(self, folder: str | Path, layers: Sequence[str] | None = None) -> None:

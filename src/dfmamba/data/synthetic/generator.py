@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dfmamba.data.depth import encode_depth
+from dfmamba.data.kinds import SYNTHETIC_KINDS
 from dfmamba.data.sample import HandSample
 from dfmamba.data.synthetic import post, raster
 from dfmamba.data.synthetic.appearance import SKIN_RAMP_SRGB, sample_lights, sample_palettes
@@ -19,8 +20,6 @@ from dfmamba.data.synthetic.labels import visible_joints
 from dfmamba.data.synthetic.mesh import SKIN, SceneGeometry
 from dfmamba.hands.affine import box_of_points
 
-KINDS = ("single", "two", "object", "ego", "depth", "sign")
-"""Kinds of scenes; caches store a place in this tuple, so new ones go to its end."""
 _CHOICE, _APPEARANCE, _LIGHT, _BACKGROUND, _POST, _DEPTH, _TEXTURE = range(100, 107)
 _DEPTH_SCENES = ("single", "two", "object")
 
@@ -66,9 +65,9 @@ class SyntheticConfig:
             raise ValueError(
                 f"got size {self.size} and supersample {self.supersample}; expected >= 16 and >= 1"
             )
-        unknown = sorted(set(self.kinds) - set(KINDS))
+        unknown = sorted(set(self.kinds) - set(SYNTHETIC_KINDS))
         if unknown:
-            raise ValueError(f"unknown kinds {unknown}; expected some of {list(KINDS)}")
+            raise ValueError(f"unknown kinds {unknown}; expected some of {list(SYNTHETIC_KINDS)}")
         if any(weight < 0 for weight in self.kinds.values()) or sum(self.kinds.values()) <= 0:
             raise ValueError(f"got kinds {dict(self.kinds)}; expected weights of at least 0 and one above 0")
         if self.backgrounds is not None and not Path(self.backgrounds).is_dir():
