@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dfmamba.data.synthetic.body import LIPS, SCALP, BodyModel, aligning, bend_arm
@@ -93,6 +93,9 @@ def test_turns_add_up_along_the_chain() -> None:
 
 @settings(deadline=None)
 @given(direction, direction)
+@example(np.array([1.0, 0.0, 0.0]), np.array([-1.0, 0.0, 1.5e-6]))
+@example(np.array([1.0, 0.0, 0.0]), np.array([-1.0, 0.0, 1e-10]))
+@example(np.array([0.0, -2.0, 0.0]), np.array([0.0, 3.0, 0.0]))
 def test_aligning_is_the_smallest_rotation(start: np.ndarray, end: np.ndarray) -> None:
     turn = aligning(start, end)
     a, b = start / np.linalg.norm(start), end / np.linalg.norm(end)

@@ -144,14 +144,15 @@ def aligning(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """The smallest rotation (3, 3) that takes the direction of `start` to that of `end`."""
     a, b = start / np.linalg.norm(start), end / np.linalg.norm(end)
     axis, cosine = np.cross(a, b), float(a @ b)
-    if cosine < -1.0 + 1e-9:
-        helper = np.eye(3)[int(np.abs(a).argmin())]
-        side = np.cross(a, helper)
-        side /= np.linalg.norm(side)
-        return 2.0 * np.outer(side, side) - np.eye(3)
     x, y, z = axis
     cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return np.eye(3) + cross + cross @ cross / (1.0 + cosine)
+    if cosine > -0.99:
+        return np.eye(3) + cross + cross @ cross / (1.0 + cosine)
+    sine = float(np.linalg.norm(axis))
+    if sine < 1e-9:  # opposite: any axis across will do
+        axis = np.cross(a, np.eye(3)[int(np.abs(a).argmin())])
+    axis /= np.linalg.norm(axis)
+    return cosine * np.eye(3) + cross + (1.0 - cosine) * np.outer(axis, axis)
 
 
 def bend_arm(
