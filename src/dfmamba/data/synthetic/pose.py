@@ -17,7 +17,7 @@ from dfmamba.data.synthetic.hand import ASSETS, CUP, FINGERS, NUM_ANGLES, THUMB
 
 NUM_BANK_ANGLES = 22
 SIGNS = ASSETS / "signs.npz"
-"""The bank of hands whose thumb holds folded fingers."""
+"""The bank of hands that sign: a thumb on folded fingers, or stretched."""
 _FINGER_LOW = ((-25, -15, -5, -8), (-25, -10, -5, -8), (-25, -12, -5, -8), (-25, -20, -5, -8))
 _FINGER_HIGH = ((90, 15, 110, 80), (90, 10, 110, 80), (90, 12, 110, 80), (90, 15, 110, 80))
 LOW = np.array(
