@@ -36,7 +36,7 @@ from dfmamba.hands.crop import warp_image
 from dfmamba.hands.upright import upright_affines
 from dfmamba.heads import HandPoseOutput
 from dfmamba.models import MODELS, HandPoseModel
-from dfmamba.predict import Prediction, Predictor, sides
+from dfmamba.predict import Prediction, Predictor, looks, sides
 from dfmamba.predict.lift import lift_joints
 from dfmamba.predict.looks import UPRIGHT_FACTORS
 
@@ -300,13 +300,21 @@ def test_looks_and_results_equal_pythons() -> None:
     assert hands > len(pictures)
 
 
-@pytest.mark.parametrize("exchange", [np.inf, -100.0])
-def test_exchanged_hands_equal_pythons(exchange: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sides, "EXCHANGE", min(exchange, 1e9))
-    picture = smooth(np.random.default_rng(6), 120, 90)
-    (found,) = ask_node(("predict", {"picture": rgba(picture)}))
-    _same(found, Predictor(_Made(), "cpu").predict(picture))
-    assert sorted(hand["side"] for hand in found["hands"]) == ["left", "right"]
+@pytest.mark.parametrize("off_aim", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("exchange", [1e9, -100.0])
+def test_exchanged_hands_equal_pythons(
+    exchange: float, off_aim: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sides, "EXCHANGE", exchange)
+    monkeypatch.setattr(looks, "OFF_AIM", off_aim)
+    random = np.random.default_rng(6)
+    pictures = [smooth(random, 120, 90) for _ in range(6)]
+    found = ask_node(*(("predict", {"picture": rgba(picture)}) for picture in pictures))
+    pairs = 0
+    for picture, answer in zip(pictures, found, strict=True):
+        _same(answer, Predictor(_Made(), "cpu").predict(picture))
+        pairs += sorted(hand["side"] for hand in answer["hands"]) == ["left", "right"]
+    assert pairs >= 3
 
 
 def test_hands_at_detections_equal_pythons() -> None:

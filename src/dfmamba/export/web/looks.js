@@ -94,7 +94,7 @@ export class Looker {
   async lookUpright(picture, looks, sure) {
     const best = await this.lookUprightOnce(picture, looks, sure);
     const moved = best.map((after, index) => only(sidesOf(after)
-      .filter((side) => this.offAim(looks[index][side] ?? looks[index][1 - side], after[side]))
+      .filter((side) => this.offAim(looks[index], after[side]))
       .map((side) => [side, after[side]])));
     const again = await this.lookUprightOnce(picture, moved, moved.map(() => true));
     return best.map((look, index) => look.map((hand, side) => again[index][side] ?? hand));
@@ -178,8 +178,9 @@ export class Looker {
   }
 
   /** Whether a hand lies elsewhere than the joints that its upright crop was aimed by. */
-  offAim(aim, found) {
-    return apart(aim, found) > this.constants.OFF_AIM * longest(found);
+  offAim(aims, found) {
+    const nearest = Math.min(...sidesOf(aims).map((side) => apart(aims[side], found)));
+    return nearest > this.constants.OFF_AIM * longest(found);
   }
 }
 
