@@ -88,7 +88,7 @@ def _found(places: dict[int, int]) -> Look:
 
 def test_two_hands_that_were_taken_for_each_other() -> None:
     looker = Knowing({0: 0, 1: 1}, lean=3.0)
-    ((best),) = looker.look_upright([PICTURE], [_found({0: 1, 1: 0})], [False])
+    (best,) = looker.look_upright([PICTURE], [_found({0: 1, 1: 0})], [False])
     for side in (0, 1):
         np.testing.assert_allclose(best[side].joints_25d, JOINTS + PLACES[side])
     assert len(looker.cuts) == 2 * 2 * len(UPRIGHT_FACTORS)

@@ -95,6 +95,7 @@ def test_turns_add_up_along_the_chain() -> None:
 @given(direction, direction)
 @example(np.array([1.0, 0.0, 0.0]), np.array([-1.0, 0.0, 1.5e-6]))
 @example(np.array([1.0, 0.0, 0.0]), np.array([-1.0, 0.0, 1e-10]))
+@example(np.array([1.0, 0.0, 0.0]), np.array([1.0, 0.0, 1.5e-10]))
 @example(np.array([0.0, -2.0, 0.0]), np.array([0.0, 3.0, 0.0]))
 def test_aligning_is_the_smallest_rotation(start: np.ndarray, end: np.ndarray) -> None:
     turn = aligning(start, end)

@@ -149,20 +149,36 @@ def test_wrist_flexion_closes_the_angle_on_the_palm_side():
     assert MODEL.pose(shape, angles).vertices[far, 2].mean() > shape.vertices[far, 2].mean() + 10
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 10_000))
-def test_key_points_lie_inside_the_hand(seed):
+def key_points_off(seed: int) -> tuple[float, float, float]:
+    """How far photo key points lie outside the hand, from its skin, and from anatomic ones (at scale 1), mm.
+
+    Labels sit in the middle of the flesh: near the skin of their own hand, but not on some other side of it.
+    """
     shape, angles, rotation, shift = random_hand(seed)
     turn, move = MODEL.transforms(shape.bones, angles, rotation, shift)
     anatomic = MODEL.key_points(shape, turn, move, "anatomic")
     photo = MODEL.key_points(shape, turn, move, "photo")
-    ends, radii = hand_capsules(shape, anatomic, turn, move)
-    assert capsule_gaps(photo, ends, radii).max() < 3.5
-    # Labels sit in the middle of the flesh: near the skin of their own hand, but not on some other side of
-    # it.
+    outside = capsule_gaps(photo, *hand_capsules(shape, anatomic, turn, move)).max()
     nearest = np.linalg.norm(MODEL.skin(shape, turn, move)[:, None] - photo, axis=-1).min(axis=0)
-    assert nearest.max() < 33.0
-    assert np.linalg.norm(photo - anatomic, axis=1).max() < 22.5 * shape.scale
+    return outside, nearest.max(), np.linalg.norm(photo - anatomic, axis=1).max() / shape.scale
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_key_points_lie_inside_the_hand(seed):
+    outside, nearest, moved = key_points_off(seed)
+    assert outside < 2.0
+    assert nearest < 30.0
+    assert moved < 22.0
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000))
+def test_key_points_of_odd_hands_lie_hardly_outside(seed):
+    """Of all 10,001 hands 20 leave the first of the bounds above, 5 the second, 20 the third; none these."""
+    outside, nearest, moved = key_points_off(seed)
+    assert outside < 3.5
+    assert nearest < 33.0
+    assert moved < 22.5
 
 
 def test_mesh_is_closed_but_for_the_elbow_and_points_outwards():

@@ -12,7 +12,7 @@ from dfmamba.data.synthetic.grasp import make_grasp
 from dfmamba.data.synthetic.hand import HandModel
 from dfmamba.data.synthetic.mesh import CLOTH, LEFT, OBJECT, OTHER, RIGHT, SKIN, SceneGeometry
 from dfmamba.data.synthetic.objects import Solid, box_mesh, draw_solid, sphere_mesh, turned_mesh
-from dfmamba.data.synthetic.scenes import KINDS, bring_together, compose
+from dfmamba.data.synthetic.scenes import SCENES, bring_together, compose
 from dfmamba.data.synthetic.staging import draw_shape, draw_view, make_actor
 
 MODEL = HandModel.load()
@@ -24,7 +24,7 @@ def scenes(kind: str) -> tuple[SceneGeometry, ...]:
     return tuple(compose(5, index, kind, 128) for index in range(COUNT))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SCENES)
 def test_scenes_are_pure_functions_of_seed_and_index(kind):
     again = compose(5, 3, kind, 128)
     first = scenes(kind)[3]
@@ -38,7 +38,7 @@ def test_scenes_are_pure_functions_of_seed_and_index(kind):
     assert not np.array_equal(compose(6, 3, kind, 128).joints_cam_mm, first.joints_cam_mm)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SCENES)
 def test_size_scales_only_the_camera(kind):
     small, large = scenes(kind)[1], compose(5, 1, kind, 256)
     np.testing.assert_array_equal(small.joints_cam_mm, large.joints_cam_mm)
@@ -48,7 +48,7 @@ def test_size_scales_only_the_camera(kind):
     np.testing.assert_allclose((uv_small + 0.5) * 2 - 0.5, uv_large, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SCENES)
 def test_scenes_are_well_formed(kind):
     outside = []
     for scene in scenes(kind):
@@ -84,7 +84,7 @@ def test_scenes_are_well_formed(kind):
     assert np.mean(outside) < 0.05
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SCENES)
 def test_joints_lie_at_their_own_mesh(kind):
     for scene in scenes(kind)[:10]:
         for slot in np.nonzero(scene.present)[0]:
@@ -102,7 +102,7 @@ def handedness(joints: np.ndarray) -> float:
 
 def test_left_hands_are_mirrored_right_hands():
     votes = []
-    for kind in KINDS:
+    for kind in SCENES:
         for scene in scenes(kind):
             for slot in np.nonzero(scene.present)[0]:
                 votes.append(handedness(scene.joints_cam_mm[slot]) * (1 if slot == 0 else -1) > 0)

@@ -146,10 +146,7 @@ def aligning(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     axis, cosine = np.cross(a, b), float(a @ b)
     x, y, z = axis
     cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    if cosine > -0.99:
-        return np.eye(3) + cross + cross @ cross / (1.0 + cosine)
-    sine = float(np.linalg.norm(axis))
-    if sine < 1e-9:  # opposite: any axis across will do
+    if np.linalg.norm(axis) < 1e-9:  # the same or opposite: any axis across will do
         axis = np.cross(a, np.eye(3)[int(np.abs(a).argmin())])
     axis /= np.linalg.norm(axis)
     return cosine * np.eye(3) + cross + (1.0 - cosine) * np.outer(axis, axis)

@@ -32,8 +32,6 @@ from dfmamba.hands.camera import Camera
 GEOMETRY, CAMERA, CLUTTER = 0, 1, 2
 """Streams of randomness: changing one leaves the others alone. From 8 on they are the renderer's."""
 
-KINDS = ("single", "two", "object", "ego", "sign")
-
 PAIR_MODES = ("touch", "near", "apart", "cross", "clasp")
 _PAIR_SHARES = (0.34, 0.17, 0.13, 0.21, 0.15)
 _DISTRACTOR_SHARE = {"single": 0.25, "object": 0.25, "two": 0.15, "ego": 0.12, "sign": 0.25}
@@ -49,17 +47,17 @@ def compose(seed: int, index: int, kind: str, size: int) -> SceneGeometry:
     Args:
         seed: of the data set, >= 0.
         index: of the picture, >= 0.
-        kind: one of `KINDS`.
+        kind: one of `SCENES`.
         size: side of the square picture in pixels; it scales the intrinsics and nothing else.
 
     Raises:
         ValueError: unknown kind, negative numbers or a size below 8.
     """
-    if kind not in _STAGES:
-        raise ValueError(f"scene kind {kind!r}: expected one of {', '.join(KINDS)}")
+    if kind not in SCENES:
+        raise ValueError(f"scene kind {kind!r}: expected one of {', '.join(SCENES)}")
     if seed < 0 or index < 0 or size < 8:
         raise ValueError(f"scene ({seed=}, {index=}, {size=}): seed and index must be >= 0 and size >= 8")
-    return staged(_STAGES[kind], _DISTRACTOR_SHARE[kind], seed, index, kind, size)
+    return staged(SCENES[kind], _DISTRACTOR_SHARE[kind], seed, index, kind, size)
 
 
 def staged(
@@ -340,10 +338,11 @@ def _ego(
     return actors, camera, [], {**notes, "view": "ego", "held": holding}
 
 
-_STAGES: dict[str, Stage] = {
+SCENES: dict[str, Stage] = {
     "single": single_hand,
     "two": _two,
     "object": hand_with_object,
     "ego": _ego,
     "sign": signing_hand,
 }
+"""What makes the scenes of each kind."""
