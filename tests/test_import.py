@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 BLOCK = """
 import sys
@@ -66,3 +67,21 @@ import dfmamba.models, dfmamba.ops, dfmamba.heads, dfmamba.predict.predictor, df
 print("jsonargparse" in sys.modules)
 """
     assert run(code, (*EXTRAS, "jsonargparse", "yaml")) == "False"
+
+
+WITHOUT_WARP = """
+import sys
+sys.modules["warp"] = None
+from dfmamba.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_verb_that_needs_the_renderer_names_its_extra(tmp_path: Path) -> None:
+    for words in (["train", "--out", str(tmp_path / "run"), "--dry-run"], ["eval", "single", "--count", "1"]):
+        command = [sys.executable, "-c", WITHOUT_WARP, *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2
+        said = done.stderr.splitlines()[-1]
+        assert said.startswith(f"dfmamba {words[0]}: error: synthetic hands need Warp")
+        assert "dfmamba[synthetic]" in said

@@ -109,6 +109,8 @@ def _run_verb(name: str, words: Sequence[str]) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         return fail(program, error)
     except Exception as error:
+        if isinstance(error, ImportError) and error.name is None:  # ours: it names the extra that is missing
+            return fail(program, error)
         if os.environ.get(SHOW_TRACEBACK) == "1":
             raise
         hint = f"set {SHOW_TRACEBACK}=1 to see where"

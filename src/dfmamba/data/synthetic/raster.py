@@ -95,10 +95,15 @@ def _without_driver_warning() -> Iterator[None]:
 
 
 def warm_up() -> None:
-    """Compiles the kernels if need be (some seconds); call it before starting worker processes."""
+    """Compiles the kernels if need be (some seconds); call it before starting worker processes.
+
+    Raises:
+        ImportError: Warp is not installed.
+    """
+    kernels = load_kernels()
     import warp as wp
 
-    wp.load_module(load_kernels(), device="cpu")
+    wp.load_module(kernels, device="cpu")
 
 
 def _buffer(name: str, shape: tuple[int, ...], dtype: Any) -> Any:
