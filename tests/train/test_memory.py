@@ -26,7 +26,7 @@ def resident():
 torch.set_num_threads(1)
 at_first = resident()
 with freed_memory_kept() as kept:
-    inside = [filled() for _ in range(8)]
+    inside = [filled() for _ in range(30)]
     largest = resident()
 print(int(kept), min(inside[-3:]), max(inside[-3:]), filled(), largest - at_first, resident() - at_first)
 """
