@@ -274,7 +274,7 @@ def _fixture(options: Namespace) -> int:
 
 
 def _people(options: Namespace) -> int:
-    from dfmamba.data.synthetic.people_shards import PeopleConfig, render_people_shards
+    from dfmamba.synth.people_shards import PeopleConfig, render_people_shards
 
     config = PeopleConfig(seed=options.seed, size=options.size)
     print(render_people_shards(config, options.count, options.out, options.workers))
@@ -282,8 +282,8 @@ def _people(options: Namespace) -> int:
 
 
 def _synth(options: Namespace) -> int:
-    from dfmamba.data.synthetic import SyntheticConfig
-    from dfmamba.data.synthetic.shards import render_to_shards
+    from dfmamba.synth import SyntheticConfig
+    from dfmamba.synth.shards import render_to_shards
 
     if options.kind not in ("mix", *SYNTHETIC_KINDS):
         raise ValueError(f"--kind: expected mix, {', '.join(SYNTHETIC_KINDS)}, got {options.kind!r}")

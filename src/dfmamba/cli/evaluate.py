@@ -157,7 +157,7 @@ def synthetic_samples(kind: str, count: int, seed: int = VALIDATION_SEED) -> Ite
     Raises:
         ValueError: `count` is below 1.
     """
-    from dfmamba.data.synthetic import SyntheticConfig, SyntheticHands
+    from dfmamba.synth import SyntheticConfig, SyntheticHands
 
     if count < 1:
         raise ValueError(f"count is {count}; expected at least 1")
