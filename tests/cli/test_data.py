@@ -76,10 +76,10 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(VERBS, "data", Verb("dfmamba.cli.data", "data sets"))
     info = DatasetInfo("Toy set", "toy", "Toy", "train", "evaluation", {"train": 4, "evaluation": 9}, "toys")
     monkeypatch.setitem(DATASETS, "toy", info)
-    for room, name, value in (("readers", "Toy", Toy), ("fixtures", "write", write_toy)):
+    for room, name, value in (("data.readers", "Toy", Toy), ("fixtures", "write", write_toy)):
         module = ModuleType("toy")
         setattr(module, name, value)
-        monkeypatch.setitem(sys.modules, f"dfmamba.data.{room}.toy", module)
+        monkeypatch.setitem(sys.modules, f"dfmamba.{room}.toy", module)
     folder = tmp_path / "toy"
     folder.mkdir()
     write_toy(folder, 4, 0)

@@ -261,7 +261,7 @@ def _export(options: Namespace) -> int:
 
 
 def _fixture(options: Namespace) -> int:
-    from dfmamba.data.registry import write_fixture
+    from dfmamba.fixtures import write_fixture
 
     if options.count < 1:
         raise ValueError(f"--count: expected at least 1, got {options.count}")
