@@ -19,13 +19,13 @@ from dfmamba.data.index import Report, Row
 from dfmamba.data.indexed import IndexedDataset
 from dfmamba.data.own_format import FORMAT, SPLITS, UNITS_MM, VERSION, files_digest, load_depth_png
 from dfmamba.data.values import numbers
-from dfmamba.hands.camera import Camera
-from dfmamba.hands.skeleton import HAND_NAMES, JOINT_NAMES, NUM_JOINTS
+from dfmamba.hands.camera import Camera, to_25d
+from dfmamba.hands.skeleton import HAND_NAMES, JOINT_NAMES, NUM_JOINTS, WRIST
 from dfmamba.io.images import SUFFIXES, load_image
 
 _HEADER = ("format", "version", "units", "joint_names", "samples")
 _ENTRY = ("id", "picture", "depth", "size", "camera", "box", "hands")
-_HAND = ("side", "joints_cam", "joints_2d_px", "valid", "visible")
+_HAND = ("side", "joints_cam", "joints_2d_px", "depth_px", "valid", "visible")
 _LARGEST_SIZE = 100_000
 
 
@@ -222,6 +222,7 @@ def _read_hands(hands: list[Any], camera: Camera | None, content: Content) -> di
     """The labels of both hands as fields of a row, or why they can't be used."""
     shape = (2, NUM_JOINTS)
     joints, pixels = np.zeros((*shape, 3)), np.zeros((*shape, 2))
+    depth = None if all(hand.get("joints_cam") is not None for hand in hands) else np.full(shape, np.nan)
     valid, visible, present = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(2, bool)
     seen = any(hand.get("visible") is not None for hand in hands)
     for hand in hands:
@@ -229,12 +230,22 @@ def _read_hands(hands: list[Any], camera: Camera | None, content: Content) -> di
         if present[side]:
             return "two hands of one side"
         present[side] = True
-        if hand.get("joints_cam") is None:
-            return "2D labels without joints_cam"
-        given = numbers(hand["joints_cam"])
-        if given is None or given.shape != (count, 3):
-            return "joints_cam is not three numbers for each of the joint names"
-        joints[side, content.joints] = given * content.unit_mm
+        if hand.get("joints_cam") is not None:
+            given = numbers(hand["joints_cam"])
+            if given is None or given.shape != (count, 3):
+                return "joints_cam is not three numbers for each of the joint names"
+            joints[side, content.joints] = given * content.unit_mm
+            if depth is not None and camera is not None and WRIST in content.joints:
+                depth[side] = to_25d(joints[side], camera)[:, 2]
+        elif hand.get("joints_2d_px") is None:
+            return "neither joints_cam nor joints_2d_px"
+        elif hand.get("depth_px") is not None:
+            assert depth is not None
+            given = hand["depth_px"]
+            given = numbers([np.nan if d is None else d for d in given]) if isinstance(given, list) else None
+            if given is None or given.shape != (count,):
+                return "depth_px is not a number or null for each of the joint names"
+            depth[side, content.joints] = given
         if hand.get("joints_2d_px") is not None:
             given = numbers(hand["joints_2d_px"])
             if given is None or given.shape != (count, 2):
@@ -254,6 +265,7 @@ def _read_hands(hands: list[Any], camera: Camera | None, content: Content) -> di
     return {
         "joints_cam_mm": joints,
         "joints_2d_px": pixels,
+        "depth_px": depth,
         "valid": valid,
         "visible": visible if seen else None,
         "present": present,
