@@ -163,7 +163,8 @@ class IndexedDataset(ABC):
             order=self.ORDER,
         )
 
-    def _key(self) -> Mapping[str, Any]:
+    def key(self) -> Mapping[str, Any]:
+        """What the labels depend on; what is made of them is made anew when it changes."""
         return {
             "reader": [self.NAME, self.REVISION],
             "split": self.split,
@@ -173,7 +174,7 @@ class IndexedDataset(ABC):
 
     def _open(self) -> Index:
         folder = index_folder(self.NAME, self.split, self.root, self.options)
-        key = self._key()
+        key = self.key()
         found = open_index(folder, key)
         if found is not None:
             return found

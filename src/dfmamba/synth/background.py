@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from dfmamba.io.images import SUFFIXES, load_image
 from dfmamba.synth.appearance import skin_tone
 from dfmamba.synth.people import add_person, fill_colour, muted_colour
 
@@ -31,7 +32,6 @@ KINDS: dict[str, float] = {
 """Kinds of drawn backgrounds and their weights."""
 
 _COLOURFUL = {"leaves", "noise", "gradient", "tiles"}
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
 def _wall(rng: np.random.Generator) -> np.ndarray:
@@ -306,28 +306,42 @@ _PAINTERS: dict[str, Callable[[np.random.Generator, int], Image.Image]] = {
 
 
 @lru_cache(maxsize=8)
-def _photo_paths(folder: str) -> tuple[Path, ...]:
-    paths = tuple(sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in _SUFFIXES))
+def photo_files(folder: str | Path) -> tuple[Path, ...]:
+    """The photographs in a folder and in those below it, by name.
+
+    Raises:
+        OSError: there are none.
+    """
+    paths = tuple(
+        path
+        for path in sorted(Path(folder).rglob("*"))
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
     if not paths:
-        raise OSError(f"no pictures ({', '.join(sorted(_SUFFIXES))}) under {folder}; give a folder of photos")
+        raise OSError(
+            f"no photographs ({' '.join(sorted(SUFFIXES))}) under {folder}; give a folder that has some"
+        )
     return paths
 
 
 @lru_cache(maxsize=64)
 def _photo(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        small = image.convert("RGB")
+    small = Image.fromarray(load_image(path))
     small.thumbnail((640, 640))
     return small
 
 
-def _cut_photo(rng: np.random.Generator, size: int, folder: str | Path) -> Image.Image:
-    paths = _photo_paths(str(folder))
-    image = _photo(paths[rng.integers(len(paths))])
+def cut_photo(rng: np.random.Generator, size: int, path: Path) -> np.ndarray:
+    """(size, size, 3) uint8: a square cut out of a photograph at random, mirrored half of the time.
+
+    Raises:
+        OSError, ValueError: it can't be read.
+    """
+    image = _photo(path)
     side = max(1, int(min(image.size) * rng.uniform(0.3, 1.0)))
     x, y = int(rng.integers(image.width - side + 1)), int(rng.integers(image.height - side + 1))
     image = image.resize((size, size), Image.Resampling.BILINEAR, box=(x, y, x + side, y + side))
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image
+    return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image)
 
 
 def sample_background(
@@ -351,14 +365,17 @@ def sample_background(
 
     Raises:
         ValueError: unknown kind.
-        OSError: the folder holds no pictures.
+        OSError: the folder holds no photographs.
+        OSError, ValueError: the one that was drawn can't be read.
     """
     if kind is not None and kind not in _PAINTERS:
         raise ValueError(f"unknown background {kind!r}; expected one of {sorted(_PAINTERS)}")
     drawn = str(rng.choice(list(KINDS), p=np.array(list(KINDS.values())) / sum(KINDS.values())))
     from_photo = rng.random() < 0.5
     if kind is None and photos is not None and from_photo:
-        image, drawn = _cut_photo(rng, size, photos), "photo"
+        paths = photo_files(photos)
+        path = paths[rng.integers(len(paths))]
+        image, drawn = Image.fromarray(cut_photo(rng, size, path)), "photo"
     else:
         drawn = kind or drawn
         image = _PAINTERS[drawn](rng, size)

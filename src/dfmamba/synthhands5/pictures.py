@@ -15,7 +15,7 @@ from dfmamba.synth.cache import ShardedHands, render_shards
 from dfmamba.synth.generator import SyntheticConfig
 from dfmamba.synthhands5.scenes import scene_makers
 from dfmamba.synthhands5.settings import PICTURE, SETTINGS, SPLITS, VERSION, known, seed_of
-from dfmamba.train.pool import depth_of_25d
+from dfmamba.train.augment import depth_of_25d
 
 SHARD = 500
 

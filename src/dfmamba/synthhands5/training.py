@@ -20,13 +20,13 @@ from dfmamba.train.augment import (
     join,
     move_joints,
     photograph,
+    pose_target,
     random_crops,
     swap_mirrored,
     warp,
 )
 from dfmamba.train.config import RunConfig, dense_head_loss
 from dfmamba.train.network import Batch
-from dfmamba.train.pool import pose_target
 
 HEAD = HeadConfig(image_size=96, num_layers=0, dim=64, anchor_stride=8)
 OUT_INDICES = (1, 2, 3)

@@ -114,10 +114,10 @@ class OwnData(IndexedDataset):
             return "the picture or depth map is damaged"
         return shape[1], shape[0]
 
-    def _key(self) -> Mapping[str, Any]:
+    def key(self) -> Mapping[str, Any]:
         folders = sorted(Path(folder) for folder, _, _ in os.walk(self.root))
         pictures = files_digest(folders, lambda name: Path(name).suffix.lower() in SUFFIXES)
-        return {**super()._key(), "pictures": pictures}
+        return {**super().key(), "pictures": pictures}
 
 
 @dataclass(frozen=True)

@@ -134,8 +134,8 @@ class ShardedDataset(OwnData):
             self._contents[mark] = read_file(cast(Path, whole))
         return text, self._contents[mark]
 
-    def _key(self) -> Mapping[str, Any]:
-        return IndexedDataset._key(self)
+    def key(self) -> Mapping[str, Any]:
+        return IndexedDataset.key(self)
 
 
 @dataclass(frozen=True)
