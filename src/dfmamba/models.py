@@ -22,6 +22,7 @@ from dfmamba.heads import HeadConfig, build_head, head_config
 from dfmamba.heads.build import AnyHeadConfig
 from dfmamba.heads.detector import DetectorConfig
 from dfmamba.io.files import write_atomic
+from dfmamba.machine import check_device
 from dfmamba.settings import from_values
 
 if TYPE_CHECKING:
@@ -284,21 +285,6 @@ def from_pretrained(source: str | Path, device: str = "cpu") -> HandPoseModel:
         ValueError: a file is damaged, of another model, or the device is unknown or absent.
     """
     return HandPoseModel.from_pretrained(source, str(check_device(device)))
-
-
-def check_device(device: str) -> torch.device:
-    """The torch device of that name.
-
-    Raises:
-        ValueError: the name is unknown, or this machine has no such device.
-    """
-    try:
-        found = torch.device(device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise ValueError(f"device {device!r} can't be used here: {first}") from error
-    return found
 
 
 def list_models() -> list[str]:

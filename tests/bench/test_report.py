@@ -17,8 +17,7 @@ from dfmamba.bench.report import (
     remarks,
 )
 from dfmamba.bench.timing import Plan, Timing
-from dfmamba.predict.result import format_json
-from dfmamba.tables import Table
+from dfmamba.text import Table, format_json
 
 MACHINE = {
     "cpu": "Some CPU",
