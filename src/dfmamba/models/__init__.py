@@ -28,7 +28,7 @@ from dfmamba.settings import from_values
 if TYPE_CHECKING:
     from dfmamba.predict.result import Prediction
 
-PACKAGED = Path(__file__).parent / "weights"
+PACKAGED = Path(__file__).parents[1] / "weights"
 """Folder of the weights that ship with the package."""
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
@@ -153,10 +153,10 @@ class HandPoseModel(nn.Module):
 
     def predict(self, image: Any, **options: Any) -> Prediction:
         """Finds the hands of one picture; see `dfmamba.predict.Predictor.predict`."""
-        from dfmamba.predict.predictor import Predictor
+        import dfmamba  # the package's door knows who predicts; this floor doesn't
 
         device = next(self.parameters()).device
-        return Predictor(self, device=str(device)).predict(image, **options)
+        return dfmamba.Predictor(self, device=str(device)).predict(image, **options)
 
     def fuse(self) -> HandPoseModel:
         """A faster copy for inference, with the same outputs; see `dfmamba.fuse.fuse`."""
@@ -260,7 +260,7 @@ def load(name: str | Path = "nano", device: str = "cpu") -> Any:
         ImportError: an ONNX file, but no onnxruntime.
 
     Returns:
-        A `HandPoseModel`; of an ONNX file a `dfmamba.export.OnnxModel`, which is called like one.
+        A `HandPoseModel`; of an ONNX file a `dfmamba.models.onnx_model.OnnxModel`, which is called like one.
 
     Example:
         >>> model = load("nano")
@@ -268,7 +268,7 @@ def load(name: str | Path = "nano", device: str = "cpu") -> Any:
         96
     """
     if str(name).endswith(".onnx"):
-        from dfmamba.export import OnnxModel
+        from dfmamba.models.onnx_model import OnnxModel
 
         check_device(device)
         return OnnxModel(name)
