@@ -140,7 +140,7 @@ def _check(options: Namespace) -> int:
     from dfmamba import __version__
     from dfmamba.data.registry import dataset_info
     from dfmamba.io.files import write_atomic
-    from dfmamba.predict.result import format_json
+    from dfmamba.text import format_json
 
     info, values, splits = dataset_info(options.dataset), parse_options(options.option), _splits(options)
     pictures = _number_or_all(options.pictures)
@@ -173,10 +173,10 @@ def _check_split(
     sheet: Path | None,
 ) -> dict[str, Any]:
     """Prints what is found in one split; returns it as it goes into the JSON file."""
-    from dfmamba.cli.main import one_line
     from dfmamba.data.check import check_dataset
     from dfmamba.data.check_labels import Finding, worst
     from dfmamba.data.registry import open_dataset
+    from dfmamba.text import one_line
 
     findings: list[Finding] = []
     left_out: dict[str, int] = {}

@@ -123,7 +123,7 @@ def run(options: Namespace) -> int:
         print(f"  {name}: {FIGURES[name]}")
     if options.json is not None:
         from dfmamba.io.files import write_atomic
-        from dfmamba.predict.result import format_json
+        from dfmamba.text import format_json
 
         facts = {
             "schema": SCHEMA,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dfmamba.detect.detection import Detection, merge_overlapping
 from dfmamba.hands.affine import box_iou, box_of_points, picture_square, square_box
+from dfmamba.hands.detection import Detection, merge_overlapping
 from dfmamba.hands.upright import CLOSE_FACTOR
 from dfmamba.predict.found import Found, Look, Sided, inside, without_doubles
 from dfmamba.predict.lift import HAND_MARGIN

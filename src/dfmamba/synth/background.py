@@ -6,14 +6,16 @@ at 128 x 128.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from dfmamba.io.images import SUFFIXES, load_image
+from dfmamba.io.untrusted import printable
 from dfmamba.synth.appearance import skin_tone
 from dfmamba.synth.people import add_person, fill_colour, muted_colour
 
@@ -325,8 +327,12 @@ def photo_files(folder: str | Path) -> tuple[Path, ...]:
 
 
 @lru_cache(maxsize=64)
-def _photo(path: Path) -> Image.Image:
-    small = Image.fromarray(load_image(path))
+def _photo(path: Path) -> Image.Image | str:
+    """A small copy of a photograph, or why it can't be read."""
+    try:
+        small = Image.fromarray(load_image(path))
+    except (OSError, ValueError) as error:
+        return str(error)
     small.thumbnail((640, 640))
     return small
 
@@ -335,13 +341,33 @@ def cut_photo(rng: np.random.Generator, size: int, path: Path) -> np.ndarray:
     """(size, size, 3) uint8: a square cut out of a photograph at random, mirrored half of the time.
 
     Raises:
-        OSError, ValueError: it can't be read.
+        ValueError: it can't be read.
     """
     image = _photo(path)
+    if isinstance(image, str):
+        raise ValueError(image)
     side = max(1, int(min(image.size) * rng.uniform(0.3, 1.0)))
     x, y = int(rng.integers(image.width - side + 1)), int(rng.integers(image.height - side + 1))
     image = image.resize((size, size), Image.Resampling.BILINEAR, box=(x, y, x + side, y + side))
     return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image)
+
+
+def _cut_any_photo(rng: np.random.Generator, size: int, folder: str | Path) -> np.ndarray:
+    """As `cut_photo`, of one of the photographs of a folder; the next one where that can't be read."""
+    paths = photo_files(folder)
+    first = int(rng.integers(len(paths)))
+    for i in range(len(paths)):
+        try:
+            return cut_photo(rng, size, paths[first - i])
+        except ValueError as error:
+            _tell(f"background left out: {printable(error)}")
+    raise ValueError(f"{folder}: none of its {len(paths)} photographs can be read; give another folder")
+
+
+@cache
+def _tell(line: str) -> None:
+    """Writes a line on standard error, once."""
+    print(line, file=sys.stderr)
 
 
 def sample_background(
@@ -364,18 +390,15 @@ def sample_background(
         kind: one of `KINDS`, or None to draw it.
 
     Raises:
-        ValueError: unknown kind.
+        ValueError: unknown kind, or none of the photographs can be read.
         OSError: the folder holds no photographs.
-        OSError, ValueError: the one that was drawn can't be read.
     """
     if kind is not None and kind not in _PAINTERS:
         raise ValueError(f"unknown background {kind!r}; expected one of {sorted(_PAINTERS)}")
     drawn = str(rng.choice(list(KINDS), p=np.array(list(KINDS.values())) / sum(KINDS.values())))
     from_photo = rng.random() < 0.5
     if kind is None and photos is not None and from_photo:
-        paths = photo_files(photos)
-        path = paths[rng.integers(len(paths))]
-        image, drawn = Image.fromarray(cut_photo(rng, size, path)), "photo"
+        image, drawn = Image.fromarray(_cut_any_photo(rng, size, photos)), "photo"
     else:
         drawn = kind or drawn
         image = _PAINTERS[drawn](rng, size)

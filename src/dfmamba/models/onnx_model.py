@@ -10,10 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dfmamba.export.subject import POSE_OUTPUTS, SCHEMA
 from dfmamba.extras import need
 from dfmamba.heads import HandPoseOutput
 from dfmamba.models import ModelConfig
+
+SCHEMA = "dfmamba.onnx/1"
+"""What a file's metadata names as its layout."""
+
+POSE_OUTPUTS = ("joints_25d", "joint_logits", "present_logits")
+"""Names of a pose model's outputs, in the order of `HandPoseOutput`."""
 
 
 def open_session(source: str | Path | bytes, threads: int = 0):

@@ -22,12 +22,13 @@ from dfmamba.heads import HeadConfig, build_head, head_config
 from dfmamba.heads.build import AnyHeadConfig
 from dfmamba.heads.detector import DetectorConfig
 from dfmamba.io.files import write_atomic
+from dfmamba.machine import check_device
 from dfmamba.settings import from_values
 
 if TYPE_CHECKING:
     from dfmamba.predict.result import Prediction
 
-PACKAGED = Path(__file__).parent / "weights"
+PACKAGED = Path(__file__).parents[1] / "weights"
 """Folder of the weights that ship with the package."""
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
@@ -152,10 +153,10 @@ class HandPoseModel(nn.Module):
 
     def predict(self, image: Any, **options: Any) -> Prediction:
         """Finds the hands of one picture; see `dfmamba.predict.Predictor.predict`."""
-        from dfmamba.predict.predictor import Predictor
+        import dfmamba  # the package's door knows who predicts; this floor doesn't
 
         device = next(self.parameters()).device
-        return Predictor(self, device=str(device)).predict(image, **options)
+        return dfmamba.Predictor(self, device=str(device)).predict(image, **options)
 
     def fuse(self) -> HandPoseModel:
         """A faster copy for inference, with the same outputs; see `dfmamba.fuse.fuse`."""
@@ -259,7 +260,7 @@ def load(name: str | Path = "nano", device: str = "cpu") -> Any:
         ImportError: an ONNX file, but no onnxruntime.
 
     Returns:
-        A `HandPoseModel`; of an ONNX file a `dfmamba.export.OnnxModel`, which is called like one.
+        A `HandPoseModel`; of an ONNX file a `dfmamba.models.onnx_model.OnnxModel`, which is called like one.
 
     Example:
         >>> model = load("nano")
@@ -267,7 +268,7 @@ def load(name: str | Path = "nano", device: str = "cpu") -> Any:
         96
     """
     if str(name).endswith(".onnx"):
-        from dfmamba.export import OnnxModel
+        from dfmamba.models.onnx_model import OnnxModel
 
         check_device(device)
         return OnnxModel(name)
@@ -284,21 +285,6 @@ def from_pretrained(source: str | Path, device: str = "cpu") -> HandPoseModel:
         ValueError: a file is damaged, of another model, or the device is unknown or absent.
     """
     return HandPoseModel.from_pretrained(source, str(check_device(device)))
-
-
-def check_device(device: str) -> torch.device:
-    """The torch device of that name.
-
-    Raises:
-        ValueError: the name is unknown, or this machine has no such device.
-    """
-    try:
-        found = torch.device(device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise ValueError(f"device {device!r} can't be used here: {first}") from error
-    return found
 
 
 def list_models() -> list[str]:

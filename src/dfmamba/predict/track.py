@@ -10,21 +10,22 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from dfmamba.detect.detection import Detection
 from dfmamba.detect.given import GivenBoxes
 from dfmamba.hands.affine import box_iou, box_of_points
 from dfmamba.hands.camera import Camera
+from dfmamba.hands.detection import Detection
+from dfmamba.predict.assign import assign
 from dfmamba.predict.found import Found, without_doubles
 from dfmamba.predict.lift import mirror_box, mirror_picture
-from dfmamba.predict.predictor import Predictor
 from dfmamba.predict.result import SIDES, Hand, Prediction
-from dfmamba.video.assign import assign
-from dfmamba.video.frames import Frame
-from dfmamba.video.smooth import HandSmoother, SmoothConfig
+from dfmamba.predict.smooth import HandSmoother, SmoothConfig
+
+if TYPE_CHECKING:
+    from dfmamba.predict.predictor import Predictor
 
 NEAR = 0.6
 """A hand is a track's if its joints lie closer to the expected ones than this share of the hand's size."""
@@ -52,6 +53,23 @@ LEAST_PX = 4.0
 
 COAST_S = 0.2
 """A hand that isn't seen is expected to move on for this long."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture of a film.
+
+    Attributes:
+        index: its number in the film from 0; broken frames count, so numbers may be missing.
+        time_s: seconds since the film's beginning, by its own time stamps; strictly growing.
+        picture: (H, W, 3) uint8 RGB, upright.
+        path: of the picture, in a folder of frames; else None.
+    """
+
+    index: int
+    time_s: float
+    picture: np.ndarray
+    path: str | None = None
 
 
 @dataclass(frozen=True)
