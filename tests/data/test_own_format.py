@@ -24,8 +24,9 @@ from dfmamba.data.own_format import (
     write_shards,
 )
 from dfmamba.data.readers.own import OwnData
-from dfmamba.data.registry import open_dataset, write_fixture
+from dfmamba.data.registry import open_dataset
 from dfmamba.data.sample import HandSample
+from dfmamba.fixtures import write_fixture
 from dfmamba.hands.affine import box_of_points
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import JOINT_NAMES, JOINT_ORDERS

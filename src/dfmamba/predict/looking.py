@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from dfmamba.detect.detection import Detection, merge_overlapping
 from dfmamba.hands.affine import Affine, box_iou, box_of_points, crop_affine, picture_square, square_box
 from dfmamba.hands.crop import warp_image
+from dfmamba.hands.detection import Detection, merge_overlapping
 from dfmamba.hands.upright import CLOSE_FACTOR, UPRIGHT_FACTOR, upright_affines
 from dfmamba.predict.lift import HAND_MARGIN, hand_box, joints_to_picture
 from dfmamba.predict.result import SIDES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -13,12 +13,13 @@ from PIL import Image
 from torch import nn
 
 from dfmamba.detect.build import make_detector
-from dfmamba.detect.detection import Detection, Detector
 from dfmamba.detect.given import GivenBoxes
 from dfmamba.hands.camera import Camera
+from dfmamba.hands.detection import Detection, Detector
 from dfmamba.hands.skeleton import NUM_JOINTS
 from dfmamba.io.images import as_picture, load_image
-from dfmamba.models import check_device, load
+from dfmamba.machine import choose_device
+from dfmamba.models import load
 from dfmamba.predict.lift import (
     check_box,
     hand_box,
@@ -29,9 +30,7 @@ from dfmamba.predict.lift import (
 )
 from dfmamba.predict.looking import CropNetwork, SidedHand, find_at_detections, find_in_images
 from dfmamba.predict.result import SIDES, Hand, Prediction
-
-if TYPE_CHECKING:
-    from dfmamba.video import Frame, TrackConfig
+from dfmamba.predict.track import Frame, TrackConfig, track_film
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 Box: TypeAlias = Sequence[float] | np.ndarray
@@ -171,7 +170,7 @@ class Predictor:
     def stream(
         self, pictures: Iterable[Picture | Frame], fps: float = 30.0, config: TrackConfig | None = None
     ) -> Iterator[Prediction]:
-        """Follow hands through pictures in their order, as in a film (`dfmamba.video.track`).
+        """Follow hands through pictures in their order, as in a film (`dfmamba.predict.track`).
 
         Args:
             pictures: as for `predict`, or a film's frames.
@@ -184,8 +183,6 @@ class Predictor:
         Raises:
             OSError, ValueError: as for `predict`.
         """
-        from dfmamba.video import Frame, track_film
-
         frames = (
             one if isinstance(one, Frame) else Frame(index, index / fps, _read(one, False))
             for index, one in enumerate(pictures)
@@ -218,20 +215,6 @@ class Predictor:
             )
             for image, picture, hands in zip(images, pictures, results, strict=True)
         ]
-
-
-def choose_device(device: str | torch.device) -> torch.device:
-    """Turn a device name into a torch device that works here; "auto" is the GPU where there is one.
-
-    Raises:
-        ValueError: if the name is unknown or this machine has no such device.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = check_device(str(device))
-    if chosen.type == "meta":
-        raise ValueError("device 'meta' holds no values, so nothing can be predicted on it; try cpu")
-    return chosen
 
 
 def _check_config(config: Any) -> None:

@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dfmamba.data.fixtures import dexycb as fixture
 from dfmamba.data.own_format import write_own, write_shards
 from dfmamba.data.readers.dexycb import (
     SEQUENCES,
@@ -30,7 +29,9 @@ from dfmamba.data.readers.dexycb import (
     split_of,
 )
 from dfmamba.data.readers.own import OwnData
-from dfmamba.data.registry import open_dataset, write_fixture
+from dfmamba.data.registry import open_dataset
+from dfmamba.fixtures import dexycb as fixture
+from dfmamba.fixtures import write_fixture
 
 pytest.importorskip("warp")
 
