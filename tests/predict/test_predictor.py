@@ -55,7 +55,7 @@ def test_the_second_look_is_sharper(stick) -> None:
     error = [np.abs(ends(prediction) - [(403, 451), (644, 305)]).max() for prediction in (first, second)]
     assert error[1] < 1.5
     assert error[1] < 0.6 * error[0]
-    assert [len(x) for x in stick.inputs] == [1, 1, 1]
+    assert [len(x) for x in stick.inputs] == [1, 1, 1, 1]
 
 
 def test_a_doubtful_hand_is_looked_at_as_either_side(stick_class) -> None:
