@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from dfmamba.backbones import backbone_config, create_backbone
-from dfmamba.fuse import fuse
 from dfmamba.heads import HeadConfig, build_head, head_config
 from dfmamba.heads.build import AnyHeadConfig
 from dfmamba.heads.detector import DetectorConfig
 from dfmamba.io.files import write_atomic
+from dfmamba.layers import fuse
 from dfmamba.settings import from_values
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class HandPoseModel(nn.Module):
         return Predictor(self, device=str(device)).predict(image, **options)
 
     def fuse(self) -> HandPoseModel:
-        """A faster copy for inference, with the same outputs; see `dfmamba.fuse.fuse`."""
+        """A faster copy for inference, with the same outputs; see `dfmamba.layers.fuse`."""
         return fuse(self)
 
     def save(self, folder: str | Path, half: bool = False, card: str | None = None) -> None:

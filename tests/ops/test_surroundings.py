@@ -1,4 +1,4 @@
-"""The operators in a program that uses PyTorch in other ways: defaults, transforms, devices, empty batches."""
+"""The operators in programs that use PyTorch in other ways: defaults, transforms, devices, empty batches."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_operands_on_meta_give_a_result_on_meta(case: Case) -> None:
 def test_operands_on_two_devices_are_refused(case: Case, backend: str, index: int) -> None:
     operator, operands = case
     mixed = [t.to("meta") if i == index else t for i, t in enumerate(operands)]
-    with use_backend(backend), pytest.raises(ValueError, match="is on (meta|cpu), expected (meta|cpu)"):
+    with use_backend(backend), pytest.raises(ValueError, match=r"is on (meta|cpu), expected (meta|cpu)"):
         operator(*mixed)
 
 

@@ -11,7 +11,7 @@ import torch
 from synthhands5.made_up import made_up_pictures, small_model
 from torch import Tensor, nn
 
-from dfmamba.backbones.dssm import DeformableSampler
+from dfmamba.backbones.dfmamba import DeformableSampler
 from dfmamba.backbones.features import FeatureInfo
 from dfmamba.models import HandPoseModel
 from dfmamba.synthhands5.drawing import Panel
