@@ -15,6 +15,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 NormFactory = Callable[[int], nn.Module]
 
 
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if torch.compiler.is_exporting() or not x.is_contiguous(memory_format=torch.channels_last):
+        return F.conv2d(x, weight, bias)
+    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
+torch.fx.wrap("_pointwise")  # one step of a graph that torch.fx traces
+
+
 class Pointwise(nn.Conv2d):
     """1x1 convolution, computed as a matrix product wherever the memory order allows.
 
@@ -32,9 +41,7 @@ class Pointwise(nn.Conv2d):
         super().__init__(in_chs, out_chs, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_exporting() or not x.is_contiguous(memory_format=torch.channels_last):
-            return super().forward(x)
-        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        return _pointwise(x, self.weight, self.bias)
 
 
 class LayerNorm2d(nn.LayerNorm):

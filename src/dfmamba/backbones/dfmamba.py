@@ -16,8 +16,8 @@ stand here.
 
 The blocks are those of Fig. 3: convolution; gated convolution, the Mamba block without its scan (MambaOut,
 Yu & Wang 2025); the Mamba block (Gu & Dao 2024), with a plain or the deformable scan, and an FFN around it;
-Vim's bidirectional mixer (Zhu et al. 2024) for comparison. The network (Fig. 4) has convolution blocks in its early
-stages, DSSM and gated convolution blocks in the later ones ("tribrid").
+Vim's bidirectional mixer (Zhu et al. 2024) for comparison. The network (Fig. 4) has convolution blocks in its
+early stages, DSSM and gated convolution blocks in the later ones ("tribrid").
 
 The file is longer than others here because it is meant to be read as the paper is, from top to bottom.
 """
@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dfmamba.backbones.features import (
+    MOST_BLOCKS,
     STRIDES,
     FeatureInfo,
     GlobalPool,
@@ -533,6 +534,8 @@ class TribridConfig:
                 changed: Any = {name: value}
                 object.__setattr__(self, "scan", replace(self.scan, **changed))
         names = [name for stage in self.stages for name in stage]
+        if len(names) > MOST_BLOCKS:
+            raise ValueError(f"stages list {len(names)} blocks; at most {MOST_BLOCKS} are possible")
         known = (*BLOCKS, NO_BLOCK)
         for name in [*names, *self.replaced, *self.replaced.values()]:
             if name not in known:
@@ -601,7 +604,7 @@ BLOCKS: dict[str, BlockFactory] = {
     "mamba": _mamba_block,
     "vim": _vim_block,
 }
-"""The blocks that a stage may list: "dssm" scans at deformable positions, "mamba" in plain raster order, "vim"
+"""The blocks that a stage may list: "dssm" scans at deformable positions, "mamba" in raster order, "vim"
 so from either end. A new block is an entry here."""
 
 

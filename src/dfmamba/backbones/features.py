@@ -12,6 +12,9 @@ from torch import Tensor, nn
 STRIDES = (4, 8, 16, 32)
 """Of the maps of the four stages."""
 
+MOST_BLOCKS = 1000
+"""Of a network; a configuration that asks for more is damaged."""
+
 POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "avg": lambda x: x.mean((2, 3)),
     "max": lambda x: x.amax((2, 3)),

@@ -80,8 +80,9 @@ class StateFusion(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         fused = None
-        for d, kernel in zip(DILATIONS, self.scaled_kernels().unbind(), strict=True):
-            part = F.conv2d(F.pad(h, (d,) * 4, mode="replicate"), kernel, dilation=d, groups=h.shape[1])
+        kernels = self.scaled_kernels()
+        for i, d in enumerate(DILATIONS):
+            part = F.conv2d(F.pad(h, (d,) * 4, mode="replicate"), kernels[i], dilation=d, groups=h.shape[1])
             fused = part if fused is None else fused + part
         assert fused is not None
         return fused

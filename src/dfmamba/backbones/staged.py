@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dfmamba.backbones.dfmamba import DSSM
-from dfmamba.backbones.features import STRIDES, FeatureInfo, checked_image, chosen_maps, depth_rates
+from dfmamba.backbones.features import (
+    MOST_BLOCKS,
+    STRIDES,
+    FeatureInfo,
+    checked_image,
+    chosen_maps,
+    depth_rates,
+)
 from dfmamba.layers import LayerNorm2d, Pointwise
 from dfmamba.settings import with_overrides
 
@@ -44,6 +51,8 @@ class StagedConfig:
             if len(values) != 4 or min(values) < 1:
                 raise ValueError(f"{name} needs four entries of at least 1, got {values}")
             object.__setattr__(self, name, values)
+        if sum(self.depths) > MOST_BLOCKS:
+            raise ValueError(f"depths are {self.depths}; at most {MOST_BLOCKS} blocks are possible")
         if self.in_chans < 1:
             raise ValueError(f"in_chans must be positive, got {self.in_chans}")
         for name in ("expand", "ffn_ratio"):
