@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 from dfmamba.app.config import AppConfig
 from dfmamba.detect.build import NONE, make_detector
-from dfmamba.detect.detection import Detector
 from dfmamba.detect.given import GivenBoxes
+from dfmamba.hands.detection import Detector
+from dfmamba.machine import choose_device
 from dfmamba.models import list_models, load
-from dfmamba.predict.predictor import Predictor, choose_device
+from dfmamba.predict.predictor import Predictor
 
 T = TypeVar("T")
 
