@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from dfmamba.data.depth import encode_depth_png, load_depth_png
 from dfmamba.data.own_format import (
     Source,
-    encode_depth_png,
     entry_of,
-    load_depth_png,
     write_own,
     write_samples,
     write_shards,

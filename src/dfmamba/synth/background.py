@@ -6,6 +6,7 @@ at 128 x 128.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from dfmamba.io.images import load_image
+from dfmamba.io.untrusted import printable
 from dfmamba.synth.appearance import skin_tone
 from dfmamba.synth.people import add_person, fill_colour, muted_colour
 
@@ -314,16 +317,23 @@ def _photo_paths(folder: str) -> tuple[Path, ...]:
 
 
 @lru_cache(maxsize=64)
-def _photo(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        small = image.convert("RGB")
+def _photo(path: Path) -> Image.Image | None:
+    """A small copy of a photograph; None, with a word on standard error, where it can't be read."""
+    try:
+        small = Image.fromarray(load_image(path))
+    except (OSError, ValueError) as error:
+        print(f"background left out: {printable(error)}", file=sys.stderr)
+        return None
     small.thumbnail((640, 640))
     return small
 
 
 def _cut_photo(rng: np.random.Generator, size: int, folder: str | Path) -> Image.Image:
     paths = _photo_paths(str(folder))
-    image = _photo(paths[rng.integers(len(paths))])
+    first = int(rng.integers(len(paths)))
+    image = next((found for i in range(len(paths)) if (found := _photo(paths[first - i])) is not None), None)
+    if image is None:
+        raise ValueError(f"{folder}: none of its {len(paths)} pictures can be read; give a folder of photos")
     side = max(1, int(min(image.size) * rng.uniform(0.3, 1.0)))
     x, y = int(rng.integers(image.width - side + 1)), int(rng.integers(image.height - side + 1))
     image = image.resize((size, size), Image.Resampling.BILINEAR, box=(x, y, x + side, y + side))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dfmamba.data.kinds import SYNTHETIC_KINDS
+from dfmamba.io.untrusted import map_npy, printable, quote, read_json, read_npz
 from dfmamba.synth import raster
 from dfmamba.synth.generator import Backdrop, Compose, SyntheticConfig, SyntheticHands
 from dfmamba.synth.post import recompose
@@ -144,10 +145,11 @@ def _render_shard(
 
 def check_config(path: Path, wanted: dict[str, Any]) -> None:
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         if found != wanted:
             raise ValueError(
-                f"{path} holds {found}, these shards would be {wanted}; use another folder or these settings"
+                f"{path} holds {quote(found)}, these shards would be {quote(wanted)}; "
+                "use another folder or these settings"
             )
     else:
         path.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
@@ -257,23 +259,29 @@ class ShardedHands:
         shards = sorted(p for p in self.folder.glob("shard-*") if p.suffix != ".part")
         if not shards:
             raise OSError(f"no finished shards in {self.folder}; render some with render_shards")
-        settings = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        self.config = SyntheticConfig.from_dict({**settings["config"], "backgrounds": None})
-        self.layers = tuple(layers if layers is not None else settings["layers"])
-        missing = sorted(set(self.layers) - set(settings["layers"]))
+        try:
+            settings = read_json(self.folder / "config.json")
+            stored = [str(name) for name in settings["layers"]]
+            self.config = SyntheticConfig.from_dict({**settings["config"], "backgrounds": None})
+            loaded = [read_npz(shard / "labels.npz") for shard in shards]
+            self.labels: dict[str, np.ndarray] = {
+                name: np.concatenate([one[name] for one in loaded]) for name in loaded[0]
+            }
+            self._ends = np.cumsum([len(one["kind"]) for one in loaded])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise OSError(
+                f"{self.folder} holds no readable shards ({printable(error)[:300]}); render them again"
+            ) from error
+        self.layers = tuple(layers if layers is not None else stored)
+        missing = sorted(set(self.layers) - set(stored))
         if missing:
-            raise OSError(f"layers {missing} are not stored in {self.folder}; it has {settings['layers']}")
-        loaded = []
-        for shard in shards:
-            with np.load(shard / "labels.npz") as file:
-                loaded.append({name: file[name] for name in file.files})
-        self.labels: dict[str, np.ndarray] = {
-            name: np.concatenate([one[name] for one in loaded]) for name in loaded[0]
-        }
-        self.pictures = [
-            {name: np.load(shard / f"{name}.npy", mmap_mode="r") for name in self.layers} for shard in shards
-        ]
-        self._ends = np.cumsum([len(one["kind"]) for one in loaded])
+            raise OSError(f"layers {missing} are not stored in {self.folder}; it has {stored}")
+        self.pictures = [{name: map_npy(shard / f"{name}.npy") for name in self.layers} for shard in shards]
+        lengths = {len(values) for values in self.labels.values()}
+        for name in self.layers:
+            lengths.add(sum(len(one[name]) for one in self.pictures))
+        if lengths != {len(self)}:
+            raise OSError(f"{self.folder}: pictures and labels differ in number; render them again")
 
     def __len__(self) -> int:
         return int(self._ends[-1])

@@ -6,15 +6,14 @@ coverage) and `labels.npz` (as `PeopleShards` lists them). `config.json` beside 
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
+from dfmamba.io.untrusted import map_npy, printable, read_json, read_npz
 from dfmamba.synth.cache import check_config, run_tasks
 from dfmamba.synth.people_scenes import MAX_HANDS, render_people
 from dfmamba.synth.people_views import SHOTS
@@ -79,7 +78,7 @@ def render_people_shards(
         target, wanted = folder / f"shard-{first:09d}", min(config.shard_size, count - first)
         if not target.exists():
             tasks.append((config, first, wanted, target))
-        elif len(np.load(target / "rgba.npy", mmap_mode="r")) < wanted:
+        elif len(map_npy(target / "rgba.npy")) < wanted:
             raise ValueError(f"{target} was rendered for a smaller count; remove it, or use another folder")
     total = sum(task[2] for task in tasks)
     run_tasks(_render_shard, tasks, total, workers, "scenes", folder, progress)
@@ -136,18 +135,18 @@ class PeopleShards:
         if not shards:
             raise OSError(f"no finished shards in {self.folder}; render some with render_people_shards")
         try:
-            settings = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            settings = read_json(self.folder / "config.json")
             self.config = PeopleConfig(**settings["people"])
             labels: dict[str, list[np.ndarray]] = {name: [] for name in _LABELS}
             self._pictures = []
             for shard in shards:
-                # An open stream is closed even where NumPy gives up on it.
-                with (shard / "labels.npz").open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                    for name, rows in labels.items():
-                        rows.append(file[name])
-                self._pictures.append(np.load(shard / "rgba.npy", mmap_mode="r", allow_pickle=False))
-        except (KeyError, TypeError, ValueError, EOFError, BadZipFile) as error:
-            raise OSError(f"{self.folder} holds no readable scenes: {error}; render them again") from error
+                found = read_npz(shard / "labels.npz", _LABELS)
+                for name, rows in labels.items():
+                    rows.append(found[name])
+                self._pictures.append(map_npy(shard / "rgba.npy"))
+        except (KeyError, TypeError, ValueError) as error:
+            reason = printable(error)[:300]
+            raise OSError(f"{self.folder} holds no readable scenes: {reason}; render them again") from error
         self.joints_px, self.side, self.visible, self.shot, self.index = (
             np.concatenate(labels[name]) for name in _LABELS
         )
