@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dfmamba.backbones.dssm import DeformableSampler
+from dfmamba.backbones.dfmamba import DeformableSampler
 from dfmamba.models import HandPoseModel
 from dfmamba.ops import anchor_grid
 from studies.synthhands5.pictures import Pictures

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dfmamba.backbones.dssm import DeformableSampler
+from dfmamba.backbones.dfmamba import DeformableSampler
 from dfmamba.backbones.features import FeatureInfo
 from dfmamba.models import HandPoseModel
 from studies.synthhands5.drawing import Panel
