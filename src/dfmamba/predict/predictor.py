@@ -20,8 +20,6 @@ from dfmamba.hands.skeleton import NUM_JOINTS
 from dfmamba.io.images import as_picture, load_image
 from dfmamba.machine import choose_device
 from dfmamba.models import load
-from dfmamba.predict.find import find_at_detections, find_in_pictures
-from dfmamba.predict.found import Sided
 from dfmamba.predict.lift import (
     check_box,
     hand_box,
@@ -30,7 +28,7 @@ from dfmamba.predict.lift import (
     mirror_picture,
     mirror_points,
 )
-from dfmamba.predict.looks import Looker
+from dfmamba.predict.looking import CropNetwork, SidedHand, find_at_detections, find_in_images
 from dfmamba.predict.result import SIDES, Hand, Prediction
 from dfmamba.predict.track import Frame, TrackConfig, track_film
 
@@ -73,7 +71,7 @@ class Predictor:
         _check_config(config)
         self.name = str(getattr(config, "name", type(network).__name__))
         self.image_size = int(config.image_size)
-        self.looker = Looker(self.model, self.image_size, batch_size, self.name)
+        self.network = CropNetwork(self.model, self.image_size, batch_size, self.name)
         self.detector = make_detector(detector, str(self.device)) if isinstance(detector, str) else detector
 
     def predict(
@@ -99,7 +97,7 @@ class Predictor:
                 those of the real hand, pixels remain those of the picture as given.
             threshold: hands with a lower score are left out, 0..1.
             refine: look again, closely and upright, at the hands that the first look found
-                (`dfmamba.predict.looks`).
+                (`dfmamba.predict.looking`).
 
         Raises:
             OSError: if the file cannot be read.
@@ -123,16 +121,17 @@ class Predictor:
         detector = self.detector if box is None else None
         if isinstance(detector, GivenBoxes):
             given = [detector.of(image) for image in images]
+            detector.require(images)
             return self.predict_at(images, given, camera, mirrored, threshold, refine)
         start = time.perf_counter()
         camera = _check(threshold, camera)
         pictures = [_read(image, mirrored) for image in images]
         if detector is not None:
             detections = detector.detect(pictures)
-            found = find_at_detections(self.looker, pictures, detections, threshold, refine)
+            found = find_at_detections(self.network, pictures, detections, threshold, refine)
         else:
             boxes = [_region(box, picture, mirrored) for picture in pictures]
-            found = find_in_pictures(self.looker, pictures, boxes, threshold, refine)
+            found = find_in_images(self.network, pictures, boxes, threshold, refine)
         return self._predictions(images, pictures, found, camera, mirrored, start)
 
     def predict_at(
@@ -166,7 +165,7 @@ class Predictor:
             ]
             for picture, each in zip(pictures, detections, strict=True)
         ]
-        found = find_at_detections(self.looker, pictures, placed, threshold, refine)
+        found = find_at_detections(self.network, pictures, placed, threshold, refine)
         return self._predictions(images, pictures, found, camera, mirrored, start)
 
     def stream(
@@ -196,7 +195,7 @@ class Predictor:
         self,
         images: Sequence[Picture],
         pictures: Sequence[np.ndarray],
-        found: Sequence[Sequence[Sided]],
+        found: Sequence[Sequence[SidedHand]],
         camera: Camera | None,
         mirrored: bool,
         start: float,
@@ -257,7 +256,7 @@ def _region(box: Box | None, picture: np.ndarray, mirrored: bool) -> np.ndarray 
 
 
 def _hands(
-    found: Sequence[Sided], picture: np.ndarray, camera: Camera | None, mirrored: bool
+    found: Sequence[SidedHand], picture: np.ndarray, camera: Camera | None, mirrored: bool
 ) -> tuple[Hand, ...]:
     height, width = picture.shape[:2]
     if camera is not None and mirrored:

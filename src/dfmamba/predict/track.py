@@ -19,8 +19,8 @@ from dfmamba.hands.affine import box_iou, box_of_points
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.detection import Detection
 from dfmamba.predict.assign import assign
-from dfmamba.predict.found import Found, without_doubles
 from dfmamba.predict.lift import mirror_box, mirror_picture
+from dfmamba.predict.looking import SeenHand, without_doubles
 from dfmamba.predict.result import SIDES, Hand, Prediction
 from dfmamba.predict.smooth import HandSmoother, SmoothConfig
 
@@ -336,7 +336,7 @@ def _in_sight(joints: np.ndarray, size: tuple[int, ...]) -> bool:
 def _once(seen: list[tuple[Track, Hand]]) -> list[tuple[Track, Hand]]:
     """Without the younger of two tracks that show one hand."""
     found = [
-        (i, Found(hand.joints_2d_px, hand.joint_scores, float(-track.number)))
+        (i, SeenHand(hand.joints_2d_px, hand.joint_scores, float(-track.number)))
         for i, (track, hand) in enumerate(seen)
     ]
     return [seen[i] for i in sorted(i for i, _ in without_doubles(found))]

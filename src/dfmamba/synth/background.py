@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from dfmamba.io.images import SUFFIXES, load_image
-from dfmamba.io.untrusted import printable
 from dfmamba.synth.appearance import skin_tone
 from dfmamba.synth.people import add_person, fill_colour, muted_colour
+from dfmamba.text import printable
 
 KINDS: dict[str, float] = {
     "leaves": 0.20,

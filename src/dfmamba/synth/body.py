@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dfmamba.synth.hand import ASSETS, read_asset
+from dfmamba.hands.model import read_asset
+from dfmamba.synth.pose import ASSETS
 
 LIPS, BROWS, FLUSH, SCALP = range(4)
 """Columns of `BodyModel.paint`."""

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from dfmamba.data.kinds import SYNTHETIC_KINDS
-from dfmamba.io.untrusted import map_npy, printable, quote, read_json, read_npz
+from dfmamba.io.untrusted import map_npy, read_json, read_npz
 from dfmamba.synth import raster
 from dfmamba.synth.generator import Backdrop, Compose, SyntheticConfig, SyntheticHands
 from dfmamba.synth.post import recompose
+from dfmamba.text import printable, quote
 
 __all__ = ["LAYERS", "ShardedHands", "recompose", "render_shards"]
 

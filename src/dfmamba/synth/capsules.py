@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dfmamba.synth.hand import HandShape
+from dfmamba.hands.model import HandShape
 
 _PHALANX_RADII = ((11.5, 9.5, 7.8), (9.2, 8.0, 6.8), (9.2, 8.0, 6.8), (9.2, 8.0, 6.8), (8.0, 6.8, 5.8))
 _PALM_RADIUS = 11.0

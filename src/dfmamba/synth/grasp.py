@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dfmamba.hands.model import CUP, FINGERS, HIGH, LOW, NUM_ANGLES, THUMB, HandModel, HandShape, clamp
 from dfmamba.synth.capsules import (
     SELF_FIRST,
     SELF_RADII,
@@ -21,9 +22,8 @@ from dfmamba.synth.capsules import (
     sample_capsules,
     segment_distances,
 )
-from dfmamba.synth.hand import CUP, FINGERS, NUM_ANGLES, THUMB, HandModel, HandShape
 from dfmamba.synth.objects import Solid, draw_solid
-from dfmamba.synth.pose import HIGH, LOW, clamp, draw_wrist
+from dfmamba.synth.pose import draw_wrist
 
 _STAGES = 20
 _CLOSED = np.array([88.0, 105.0, 70.0])

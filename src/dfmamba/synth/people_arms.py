@@ -11,9 +11,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dfmamba.hands.model import (
+    FOREARM_BONES,
+    NUM_ANGLES,
+    NUM_HAND_ANGLES,
+    WRIST_BONE,
+    HandModel,
+    HandShape,
+    clamp,
+)
 from dfmamba.synth.body import BodyModel, BodyShape, PosedBody, aligning, bend_arm
 from dfmamba.synth.grasp import make_grasp
-from dfmamba.synth.hand import FOREARM_BONES, NUM_ANGLES, WRIST_BONE, HandModel, HandShape
 from dfmamba.synth.mesh import Part
 from dfmamba.synth.people_postures import (
     FLIP,
@@ -25,7 +33,7 @@ from dfmamba.synth.people_postures import (
     draw_reach,
     mirrored_places,
 )
-from dfmamba.synth.pose import NUM_BANK_ANGLES, PoseBank, clamp, draw_wrist
+from dfmamba.synth.pose import PoseBank, draw_wrist
 from dfmamba.synth.staging import Actor, euler, make_actor
 
 _MIRROR = np.diag(FLIP)
@@ -39,7 +47,7 @@ def _bank_pose(rng: np.random.Generator, gestures: tuple[str, ...]) -> tuple[np.
     rows = np.nonzero(np.isin(bank.labels, wanted))[0]
     row = int(rng.choice(rows))
     angles = np.concatenate([bank.angles[row], draw_wrist(rng)])
-    angles[: NUM_BANK_ANGLES - 1] += 1.5 * rng.normal(size=NUM_BANK_ANGLES - 1)
+    angles[: NUM_HAND_ANGLES - 1] += 1.5 * rng.normal(size=NUM_HAND_ANGLES - 1)
     assert len(angles) == NUM_ANGLES
     return clamp(angles), bank.names[bank.labels[row]]
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from dfmamba.io.untrusted import map_npy, printable, read_json, read_npz
+from dfmamba.io.untrusted import map_npy, read_json, read_npz
 from dfmamba.synth.cache import check_config, run_tasks
 from dfmamba.synth.people_scenes import MAX_HANDS, render_people
 from dfmamba.synth.people_views import SHOTS
+from dfmamba.text import printable
 
 _LABELS = ("joints_px", "side", "visible", "shot", "index")
 
