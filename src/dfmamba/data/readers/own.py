@@ -25,8 +25,9 @@ from dfmamba.io.untrusted import numbers, read_json
 from dfmamba.text import quote
 
 _HEADER = ("format", "version", "units", "joint_names", "samples")
+_OPTIONAL = ("depth_unit_mm", "teacher")
 _ENTRY = ("id", "picture", "depth", "size", "camera", "box", "hands")
-_HAND = ("side", "joints_cam", "joints_2d_px", "depth_px", "valid", "visible")
+_HAND = ("side", "joints_cam", "joints_2d_px", "depth_px", "valid", "visible", "disagreement")
 _LARGEST_SIZE = 100_000
 
 
@@ -39,6 +40,8 @@ class OwnData(IndexedDataset):
     Args:
         root: the folder with `<split>.json`.
         split: "train", "val" or "test".
+        labels: another file of labels than `<split>.json`; its paths are relative to `root` as well.
+        disagreement: of labels by a teacher (`dfmamba data label`), the largest disagreement to use.
 
     Raises:
         OSError, ValueError: see `IndexedDataset`.
@@ -47,9 +50,15 @@ class OwnData(IndexedDataset):
     NAME = "own data"
     SPLITS = SPLITS
 
+    def __init__(
+        self, root: str | Path, split: str, labels: str | Path = "", disagreement: float | str = math.inf
+    ) -> None:
+        options = {"labels": str(labels), "disagreement": float(disagreement)}
+        super().__init__(root, split, **{k: v for k, v in options.items() if v not in ("", math.inf)})
+
     def sources(self) -> list[Path]:
         """The split's JSON file."""
-        return [self.root / f"{self.split}.json"]
+        return [Path(self.options.get("labels") or self.root / f"{self.split}.json")]
 
     def rows(self, report: Report) -> Iterator[Row]:
         """The entries of the file, in its order."""
@@ -99,6 +108,13 @@ class OwnData(IndexedDataset):
             box = numbers(box)
             if box is None:
                 return "the box is not four finite numbers"
+        most = self.options.get("disagreement", math.inf)
+        for hand in entry["hands"]:
+            off = hand.get("disagreement")
+            if off is not None and not (_is_number(off) and off >= 0):
+                return "disagreement is not a number from 0 on"
+            if off is not None and off > most:
+                return f"the teacher's disagreement is above {most:g}"
         hands = _read_hands(entry["hands"], camera, content)
         if isinstance(hands, str):
             return hands
@@ -150,7 +166,7 @@ def read_file(path: Path) -> Content:
 
 def parse_file(content: Any, path: str) -> Content:
     """As `read_file`, of what the file holds; `path` starts the messages."""
-    _check_keys(content, _HEADER, ("depth_unit_mm",), path)
+    _check_keys(content, _HEADER, _OPTIONAL, path)
     if content["format"] != FORMAT or content["version"] != VERSION:
         raise ValueError(
             f"{path}: format {quote(content['format'])}, version {quote(content['version'])}; "

@@ -48,7 +48,8 @@ class ShardedDataset(OwnData):
 
     def __init__(self, root: str | Path, split: str, shards: str | Sequence[str] = "") -> None:
         self._contents: dict[str, Content] = {}
-        super().__init__(root, split, shards=shards if isinstance(shards, str) else list(shards))
+        patterns = shards if isinstance(shards, str) else list(shards)
+        IndexedDataset.__init__(self, root, split, shards=patterns)
 
     def sources(self) -> list[Path]:
         """The shards, by name."""
