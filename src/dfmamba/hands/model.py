@@ -1,4 +1,8 @@
-"""The baked hand: shape space, forward kinematics, linear blend skinning and the 21 key points.
+"""The hand model: shape space, 25 angles, forward kinematics, linear blend skinning and the 21 key points.
+
+`HandModel` is what the renderer poses its hands with and what `dfmamba.hands.fit` fits to joints;
+`dfmamba.hands.torch_model.TorchHandModel` is the same, differentiable. The mesh comes from CC0 assets
+(`assets/ASSETS.md`); no other body model is needed, and the licence is the package's.
 
 Canonical frame of the asset (a right hand, wrist bone at the origin, millimetres): x dorsal (+) / palmar
 (-), y distal (+), z radial, the thumb's side (+). A left hand is the mirror image, made at the very end
@@ -10,6 +14,7 @@ side and Z to the palm, so +X rotation is flexion and -Z rotation leads a finger
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +27,8 @@ Convention = Literal["anatomic", "photo", "rig"]
 ASSETS = Path(__file__).parent / "assets"
 
 NUM_ANGLES = 25
+NUM_HAND_ANGLES = 22
+"""The first 22 angles move the hand; the last three move the forearm only."""
 THUMB = slice(0, 5)
 """Thumb angles: CMC flexion, CMC palmar abduction, CMC twist (opposition), MCP flexion, IP flexion."""
 FINGERS = slice(5, 21)
@@ -30,6 +37,28 @@ CUP = 21
 """Cupping of the palm, 0..1 (scales the flexion of the ring and little metacarpals)."""
 WRIST = slice(22, 25)
 """Wrist flexion (+ palmar), deviation (+ radial), twist; these move the forearm, not the hand."""
+
+DEGREES_OF_FREEDOM = (
+    *("thumb_cmc_flexion", "thumb_cmc_abduction", "thumb_cmc_twist", "thumb_mcp_flexion", "thumb_ip_flexion"),
+    *(
+        f"{finger}_{name}"
+        for finger in ("index", "middle", "ring", "little")
+        for name in ("mcp_flexion", "mcp_abduction", "pip_flexion", "dip_flexion")
+    ),
+    *("palm_cupping", "wrist_flexion", "wrist_deviation", "forearm_twist"),
+)
+"""Names of the 25 angles. All are degrees but `palm_cupping`, a share from 0 to 1."""
+
+_FINGER_LOW = ((-25, -15, -5, -8), (-25, -10, -5, -8), (-25, -12, -5, -8), (-25, -20, -5, -8))
+_FINGER_HIGH = ((90, 15, 110, 80), (90, 10, 110, 80), (90, 12, 110, 80), (90, 15, 110, 80))
+LOW = np.array(
+    [-20, -15, -20, -10, -20, *(v for finger in _FINGER_LOW for v in finger), 0, -70, -35, -70], float
+)
+"""(25,) lower limits, from textbook anatomy (active range)."""
+HIGH = np.array([45, 45, 40, 60, 80, *(v for finger in _FINGER_HIGH for v in finger), 1, 80, 20, 70], float)
+"""(25,) upper limits."""
+CONVERGENCE_DEG = np.array([-4.0, 0.0, 4.0, 9.0])
+"""Abduction that full flexion adds: bent fingers point at the scaphoid."""
 
 FOREARM_BONES = (0, 1)
 WRIST_BONE = 2
@@ -40,7 +69,7 @@ CHAINS = (THUMB_BONES, *FINGER_BONES)
 
 CUPPING_DEG = (0.0, 0.0, 8.0, 15.0)
 _LEVELS = ((3, 6, 10, 14, 18), (4, 7, 11, 15, 19), (5, 8, 12, 16, 20), (9, 13, 17, 21))
-_REFERENCE_PALM_MM = 110.0
+REFERENCE_PALM_MM = 110.0
 """Wrist to middle MCP of the hand that the key point offsets below were measured on."""
 
 _SECTION_DEPTH_MM = ((1.0, 3.0, 4.5), (5.5, 5.0, 4.0), (5.5, 5.0, 4.0), (5.5, 5.0, 4.0), (5.0, 4.0, 2.5))
@@ -61,6 +90,21 @@ _PROXIMAL_MM = {1: 5.0, 5: 6.0, 9: 6.0, 13: 6.0, 17: 4.0}
 """How far the base joint of each finger (key point -> mm) lies towards the wrist of where the rig and the
 photo offsets put it, along the bone above. It gives the proximal phalanges the anatomical length relative to
 the middle ones (1.6 to 1.8; mean phalanges of Buryanov and Kotiuk 2010); the rig alone has 1.4 to 1.6."""
+
+
+def clamp(angles: np.ndarray) -> np.ndarray:
+    """Angles (..., 22 or 25) within the limits; bent fingers spread less, and the DIP follows the PIP."""
+    count = angles.shape[-1]
+    out = np.clip(angles, LOW[:count], HIGH[:count])
+    fingers = out[..., FINGERS].reshape(*out.shape[:-1], 4, 4)
+    bent = np.clip(fingers[..., 0] / 90.0, 0.0, 1.0)
+    room = np.clip(1.0 - bent, 0.15, 1.0)
+    shift = CONVERGENCE_DEG * bent
+    low, high = (limit[FINGERS].reshape(4, 4)[:, 1] for limit in (LOW, HIGH))
+    fingers[..., 1] = np.clip(fingers[..., 1], low * room + shift, high * room + shift)
+    fingers[..., 3] = np.minimum(fingers[..., 3], 0.85 * np.maximum(fingers[..., 2], 0.0) + 12.0)
+    out[..., FINGERS] = fingers.reshape(*out.shape[:-1], 16)
+    return out
 
 
 def rotation_about(axis: int, radians: np.ndarray) -> np.ndarray:
@@ -107,6 +151,35 @@ class PosedHand:
     shifts: np.ndarray
 
 
+def side_signs(side: str | Sequence[str], count: int) -> np.ndarray:
+    """(count,) 1 for right hands and -1 for left ones.
+
+    Raises:
+        ValueError: a side is not "right" or "left", or there are not as many.
+    """
+    sides = [side] * count if isinstance(side, str) else list(side)
+    if len(sides) != count or any(one not in ("right", "left") for one in sides):
+        raise ValueError(f"side: expected 'right' or 'left' for all or each of {count} hands, got {side!r}")
+    return np.array([1.0 if one == "right" else -1.0 for one in sides])
+
+
+def finite(name: str, values: np.ndarray, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Values as float64 of this shape (None: any length).
+
+    Raises:
+        ValueError: they have another shape, or are not all finite.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if len(array.shape) != len(shape) or any(
+        want not in (None, have) for have, want in zip(array.shape, shape, strict=True)
+    ):
+        expected = ", ".join("any" if length is None else str(length) for length in shape)
+        raise ValueError(f"{name}: got shape {array.shape}, expected ({expected})")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: values must be finite")
+    return array
+
+
 def read_asset(path: str, kind: str) -> dict[str, np.ndarray]:
     """The arrays of a baked mesh, "hand" or "body".
 
@@ -122,10 +195,34 @@ def read_asset(path: str, kind: str) -> dict[str, np.ndarray]:
         ) from error
 
 
+@dataclass(frozen=True)
+class PosedHands:
+    """What a call of `HandModel` gives, B hands of V vertices, all in millimetres.
+
+    Attributes:
+        vertices: (B, V, 3) float32.
+        joints: (B, 21, 3) float64, OpenPose order, where photo data sets put the labels.
+        anatomic_joints: (B, 21, 3) the same in the middle of the fingers, with the fingers' ends.
+    """
+
+    vertices: np.ndarray
+    joints: np.ndarray
+    anatomic_joints: np.ndarray
+
+
 class HandModel:
     """The hand and forearm mesh with its shape basis and rig, read from `assets/hand.npz`.
 
+    A call poses hands of either side:
+
+        hands = HandModel.load()(pose_deg, shape, "left")
+
     Attributes:
+        mean_vertices: (V, 3) float32 mm, the mean hand at rest.
+        weights: (V, 22) float32 share of each bone in each vertex's motion.
+        bone_names, parents: of the 22 bones.
+        uv: (U, 2) float32 texture coordinates, v upwards, as in MakeHuman's (CC0) skin textures.
+        uv_faces: (F, 3) int32, rows of `uv` for the corners of `faces`.
         faces: (F, 3) int32, counter-clockwise seen from outside, of the right hand.
         attributes: (V, 4) float32: palm, nail, redness, 0 (the pattern weight of cloth).
         forearm: (V,) float32 share of the forearm bones in each vertex's skin weights.
@@ -139,15 +236,15 @@ class HandModel:
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
         self.mean_vertices = arrays["vertices"].astype(np.float32)
         self.mean_bones = arrays["bones"].astype(np.float64)
-        self._vertex_basis = (
-            arrays["vertex_basis"].astype(np.float32).reshape(len(arrays["vertex_basis"]), -1)
-        )
-        self._bone_basis = arrays["bone_basis"].astype(np.float64)
+        self.vertex_basis = arrays["vertex_basis"].astype(np.float32).reshape(len(arrays["vertex_basis"]), -1)
+        self.bone_basis = arrays["bone_basis"].astype(np.float64)
         self.coefficients = arrays["coefficients"].astype(np.float32)
         self.frames = arrays["frames"].astype(np.float64)
         self.parents = arrays["parents"].astype(np.int64)
         self.bone_names = tuple(str(name) for name in arrays["bone_names"])
         self.faces = arrays["faces"].astype(np.int32)
+        self.uv = arrays["uv"].astype(np.float32) / np.float32(65535.0)
+        self.uv_faces = arrays["uv_faces"].astype(np.int32)
         self.tips = arrays["tips"].astype(np.int64)
         weights = arrays["weights"].astype(np.float32)
         self.weights = np.ascontiguousarray(weights / weights.sum(axis=1, keepdims=True))
@@ -182,50 +279,118 @@ class HandModel:
         return rest
 
     def _prepare_key_points(self) -> None:
-        self._point_bone = np.full(21, WRIST_BONE)
-        self._point_above = np.full(21, WRIST_BONE)
+        self.point_bone = np.full(21, WRIST_BONE)
+        self.point_above = np.full(21, WRIST_BONE)
         depth = np.zeros((21, 3))
         for finger, chain in enumerate(CHAINS):
             for level, bone in enumerate(chain):
                 point = 1 + 4 * finger + level
-                self._point_bone[point] = bone
-                self._point_above[point] = self.parents[bone]
+                self.point_bone[point] = bone
+                self.point_above[point] = self.parents[bone]
                 depth[point] = _SECTION_DEPTH_MM[finger][level] * self.frames[bone][:, 2]
-            self._point_bone[4 + 4 * finger] = self._point_above[4 + 4 * finger] = chain[2]
+            self.point_bone[4 + 4 * finger] = self.point_above[4 + 4 * finger] = chain[2]
         self.section_offset = depth
-        self._photo_offset = np.einsum(
-            "pij,pj->pi", self.frames[self._point_bone], np.array(_PHOTO_OFFSET_MM)
-        )
-        self._base_offset = np.zeros((21, 3))
+        self.photo_offset = np.einsum("pij,pj->pi", self.frames[self.point_bone], np.array(_PHOTO_OFFSET_MM))
+        self.base_offset = np.zeros((21, 3))
         for point, shift in _PROXIMAL_MM.items():
-            self._base_offset[point] = -shift * self.frames[self._point_above[point]][:, 1]
+            self.base_offset[point] = -shift * self.frames[self.point_above[point]][:, 1]
 
-    def shape(self, coefficients: np.ndarray | None = None, length_mm: float | None = None) -> HandShape:
+    @property
+    def num_shapes(self) -> int:
+        """Length K of the shape basis."""
+        return len(self.vertex_basis)
+
+    def __call__(
+        self,
+        pose_deg: np.ndarray,
+        shape: np.ndarray | None = None,
+        side: str | Sequence[str] = "right",
+        *,
+        size: np.ndarray | float = 1.0,
+        rotation: np.ndarray | None = None,
+        place_mm: np.ndarray | None = None,
+    ) -> PosedHands:
+        """Hands of these angles.
+
+        Args:
+            pose_deg: (B, 25) angles, see `DEGREES_OF_FREEDOM`; within `LOW` and `HIGH` for a possible hand.
+            shape: (B, n) or (n,) weights of the first n components of shape, n <= K, in standard deviations
+                (default: the mean hand).
+            side: "right" or "left", of all or of each.
+            size: of all or of each, relative to what `shape` says.
+            rotation: (B, 3, 3) or (3, 3) from the canonical frame to the hands' (default: none).
+            place_mm: (B, 3) or (3,) where the wrist bone is (default: the origin).
+
+        Raises:
+            ValueError: shapes of arrays disagree, a value is not finite or a side is unknown.
+        """
+        pose_deg = finite("pose_deg", pose_deg, (None, NUM_ANGLES))
+        count = len(pose_deg)
+        shape = np.zeros(0) if shape is None else np.asarray(shape, dtype=np.float64)
+        shapes = finite("shape", np.broadcast_to(shape, (count, shape.shape[-1])), (count, None))
+        sizes = finite("size", np.broadcast_to(size, (count,)), (count,))
+        rotation = np.eye(3) if rotation is None else rotation
+        turns = finite("rotation", np.broadcast_to(rotation, (count, 3, 3)), (count, 3, 3))
+        places = np.zeros(3) if place_mm is None else place_mm
+        places = finite("place_mm", np.broadcast_to(places, (count, 3)), (count, 3))
+        mirrors = side_signs(side, count)[:, None] * np.array([1.0, 0.0, 0.0]) + np.array([0.0, 1.0, 1.0])
+        vertices = np.empty((count, len(self.mean_vertices), 3), np.float32)
+        joints, anatomic = np.empty((2, count, 21, 3))
+        for i, mirror in enumerate(mirrors):
+            hand = self.shape(shapes[i], size=float(sizes[i]))
+            # A left hand is the mirror image of a right one that stands mirrored.
+            turn, move = self.transforms(
+                hand.bones, pose_deg[i], mirror[:, None] * turns[i] * mirror, mirror * places[i]
+            )
+            vertices[i] = self.skin(hand, turn, move) * mirror.astype(np.float32)
+            joints[i] = self.key_points(hand, turn, move) * mirror
+            anatomic[i] = self.key_points(hand, turn, move, "anatomic") * mirror
+        return PosedHands(vertices, joints, anatomic)
+
+    def faces_of(self, side: str, forearm: bool = True) -> np.ndarray:
+        """Triangles (F, 3) of a side's mesh, counter-clockwise seen from outside.
+
+        Args:
+            side: "right" or "left".
+            forearm: False leaves out what belongs to the forearm; the wrist is then open.
+        """
+        faces = self.faces if forearm else self.faces[(self.forearm[self.faces] < 0.5).all(axis=1)]
+        return faces if side_signs(side, 1)[0] > 0 else mirror_faces(faces)
+
+    def shape(
+        self, coefficients: np.ndarray | None = None, length_mm: float | None = None, size: float = 1.0
+    ) -> HandShape:
         """A hand at rest.
 
         Args:
-            coefficients: (K,) weights of the shape basis, in standard deviations (default: the mean hand).
+            coefficients: (n,) weights of the first n components, in standard deviations (default: the mean
+                hand).
             length_mm: wrist to tip of the middle finger; the whole hand is scaled to it (default: as it
                 comes).
+            size: scales the hand where there is no `length_mm`.
 
         Raises:
-            ValueError: `coefficients` has another length than the basis.
+            ValueError: there are more coefficients than components.
         """
-        count = len(self._vertex_basis)
+        count = self.num_shapes
         vertices, bones = self.mean_vertices, self.mean_bones
         if coefficients is not None:
-            coefficients = np.asarray(coefficients, dtype=np.float32)
-            if coefficients.shape != (count,):
-                raise ValueError(f"shape coefficients: got shape {coefficients.shape}, expected ({count},)")
-            vertices = vertices + (coefficients @ self._vertex_basis).reshape(-1, 3)
-            bones = bones + np.tensordot(coefficients.astype(np.float64), self._bone_basis, 1)
+            given = np.asarray(coefficients, dtype=np.float32)
+            if given.ndim != 1 or len(given) > count:
+                raise ValueError(f"shape coefficients: got shape {given.shape}, expected at most ({count},)")
+            coefficients = np.zeros(count, np.float32)
+            coefficients[: len(given)] = given
+            vertices = vertices + (coefficients @ self.vertex_basis).reshape(-1, 3)
+            bones = bones + np.tensordot(coefficients.astype(np.float64), self.bone_basis, 1)
         if length_mm is not None:
             factor = length_mm / float(
                 np.linalg.norm(vertices[self.tips[2]].mean(axis=0) - bones[WRIST_BONE])
             )
             vertices, bones = vertices * np.float32(factor), bones * factor
+        elif size != 1.0:
+            vertices, bones = vertices * np.float32(size), bones * size
         palm = float(np.linalg.norm(bones[FINGER_BONES[1][0]] - bones[WRIST_BONE]))
-        return HandShape(vertices, bones, palm / _REFERENCE_PALM_MM)
+        return HandShape(vertices, bones, palm / REFERENCE_PALM_MM)
 
     def local_rotations(self, angles: np.ndarray) -> np.ndarray:
         """Rotations (..., 22, 3, 3) from the rest pose, in each bone's own frame, of angles (..., 25)."""
@@ -305,19 +470,19 @@ class HandModel:
         """
         if convention not in ("photo", "anatomic", "rig"):
             raise ValueError(f"key point convention {convention!r}: expected 'photo', 'anatomic' or 'rig'")
-        rest = shape.bones[self._point_bone]
+        rest = shape.bones[self.point_bone]
         rest[4::4] = shape.vertices[self.tips].mean(axis=1)
-        own, place = rotations[..., self._point_bone, :, :], shifts[..., self._point_bone, :]
+        own, place = rotations[..., self.point_bone, :, :], shifts[..., self.point_bone, :]
         if convention == "rig":
             return (own @ rest[..., None])[..., 0] + place
         # Like the skin around it, a key point follows the bones on both sides of its joint in equal shares.
         rest += shape.scale * self.section_offset
-        both = own + rotations[..., self._point_above, :, :]
-        points = 0.5 * ((both @ rest[..., None])[..., 0] + place + shifts[..., self._point_above, :])
+        both = own + rotations[..., self.point_above, :, :]
+        points = 0.5 * ((both @ rest[..., None])[..., 0] + place + shifts[..., self.point_above, :])
         if convention == "photo":
-            above = rotations[..., self._point_above, :, :]
-            points = points + (own @ (shape.scale * self._photo_offset)[..., None])[..., 0]
-            points = points + (above @ (shape.scale * self._base_offset)[..., None])[..., 0]
+            above = rotations[..., self.point_above, :, :]
+            points = points + (own @ (shape.scale * self.photo_offset)[..., None])[..., 0]
+            points = points + (above @ (shape.scale * self.base_offset)[..., None])[..., 0]
         return points
 
     def joints(

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dfmamba.synth.capsules import capsule_gaps, hand_capsules
-from dfmamba.synth.hand import (
+from dfmamba.hands.model import (
     CHAINS,
     CUP,
     CUPPING_DEG,
@@ -21,7 +20,8 @@ from dfmamba.synth.hand import (
     HandModel,
     mirror_faces,
 )
-from dfmamba.synth.objects import vertex_normals
+from dfmamba.synth.grasp import capsule_gaps, hand_capsules
+from dfmamba.synth.mesh import vertex_normals
 from dfmamba.synth.pose import PosePrior, draw_wrist
 
 MODEL = HandModel.load()
@@ -210,8 +210,8 @@ def test_attributes_name_nails_and_palms():
 
 
 def test_errors_say_what_was_expected(tmp_path):
-    with pytest.raises(ValueError, match=re.escape("expected (24,)")):
-        MODEL.shape(np.zeros(3))
+    with pytest.raises(ValueError, match=re.escape("expected at most (24,)")):
+        MODEL.shape(np.zeros(25))
     with pytest.raises(ValueError, match="expected"):
         MODEL.joints(MODEL.shape(), np.zeros(7))
     with pytest.raises(ValueError, match="photo"):
