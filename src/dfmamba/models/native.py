@@ -398,8 +398,8 @@ class _Memory:
         return _StepStructure(
             KINDS.index(step.kind), ACTS[step.act], x.height, x.width, x.channels, out.height, out.width,
             out.channels, step.kernel, step.stride, x.row, out.row, 0 if other is None else other.row,
-            self.address(x), _pointer(step.weight), _pointer(step.bias), self.address(other), self.address(out),
-            of_sample, of_scan, of_result, step.number,
+            self.address(x), _pointer(step.weight), _pointer(step.bias), self.address(other),
+            self.address(out), of_sample, of_scan, of_result, step.number,
         )  # fmt: skip
 
     def reference(self, structure: ctypes.Structure) -> int:
