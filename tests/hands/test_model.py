@@ -20,8 +20,8 @@ from dfmamba.hands.model import (
     HandModel,
     mirror_faces,
 )
-from dfmamba.synth.capsules import capsule_gaps, hand_capsules
-from dfmamba.synth.objects import vertex_normals
+from dfmamba.synth.grasp import capsule_gaps, hand_capsules
+from dfmamba.synth.mesh import vertex_normals
 from dfmamba.synth.pose import PosePrior, draw_wrist
 
 MODEL = HandModel.load()

@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("warp", reason="the renderer needs the extra 'synthetic'")
 
 from dfmamba.hands.camera import Camera, to_25d
-from dfmamba.synth import ShardedHands
+from dfmamba.synth.shards import ShardedHands
 from dfmamba.train import pool as pool_module
 from dfmamba.train.config import DataConfig, TrainConfig
 from dfmamba.train.parallel import Ranks

@@ -38,8 +38,8 @@ from dfmamba.hands.affine import box_of_points, crop_affine, square_box
 from dfmamba.hands.crop import warp_image
 from dfmamba.synth.appearance import SKIN_RAMP_SRGB
 from dfmamba.synth.background import cut_photo, photo_files, sample_background
-from dfmamba.synth.cache import ShardedHands, render_shards
 from dfmamba.synth.generator import SyntheticConfig
+from dfmamba.synth.shards import ShardedHands, render_shards
 from dfmamba.train.augment import LEAST_JOINTS, Foregrounds, depth_of_25d, make_batch
 from dfmamba.train.config import DataConfig, SetConfig, TrainConfig
 from dfmamba.train.dataset_source import Ahead, Composed, fault
