@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from dfmamba.hands.model import vertex_normals
 from dfmamba.synth.appearance import (
     BLOTCHES,
     PLAIN,
@@ -18,7 +19,7 @@ from dfmamba.synth.appearance import (
 )
 from dfmamba.synth.body import BROWS, FLUSH, LIPS, SCALP, BodyModel
 from dfmamba.synth.mesh import CLOTH, OTHER, SKIN, Part
-from dfmamba.synth.objects import body_part, sphere_mesh, vertex_normals
+from dfmamba.synth.objects import body_part, sphere_mesh
 from dfmamba.synth.people_arms import Person
 
 _HAIR_SRGB = np.array(
