@@ -21,7 +21,7 @@ from dfmamba.hands.model import (
     mirror_faces,
     vertex_normals,
 )
-from dfmamba.synth.capsules import capsule_gaps, hand_capsules
+from dfmamba.synth.grasp import capsule_gaps, hand_capsules
 from dfmamba.synth.pose import PosePrior, draw_wrist
 
 MODEL = HandModel.load()
