@@ -7,6 +7,7 @@ from pathlib import Path
 from dfmamba.data.own_format import Source, write_tar
 from dfmamba.data.synthetic.cache import check_config, run_tasks
 from dfmamba.data.synthetic.generator import SyntheticConfig, SyntheticHands
+from dfmamba.io.files import remove_leftovers
 
 
 def render_to_shards(
@@ -44,8 +45,7 @@ def render_to_shards(
     folder.mkdir(parents=True, exist_ok=True)
     wanted = {"config": config.to_dict(), "count": count, "per_shard": per_shard}
     check_config(folder / "config.json", wanted)
-    for draft in folder.glob(".*.tar.*.part"):
-        draft.unlink(missing_ok=True)
+    remove_leftovers(folder)
     tasks = []
     for number, first in enumerate(range(0, count, per_shard)):
         path = folder / f"{number:06d}.tar"
