@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from dfmamba.app.config import AppConfig
+from dfmamba.app.uploads import Options
 from dfmamba.detect.build import NONE, make_detector
 from dfmamba.detect.detection import Detector
 from dfmamba.detect.given import GivenBoxes
 from dfmamba.models import list_models, load
 from dfmamba.predict.predictor import Predictor, choose_device
+from dfmamba.predict.result import Prediction
+from dfmamba.video.frames import Frame
+from dfmamba.video.track import TrackConfig, Tracker
 
 T = TypeVar("T")
+LONGEST_SESSION = 64
+"""Characters of a session's name."""
 
 
 class Busy(Exception):
@@ -36,6 +47,13 @@ class Threads:
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="dfmamba-picture")
         self.places, self.inside = places, 0
 
+    def require_place(self) -> None:
+        """Raises:
+        Busy: all places are taken.
+        """
+        if self.inside >= self.places:
+            raise Busy(f"{self.places} requests are being worked on; try again in a moment")
+
     @contextmanager
     def place(self) -> Iterator[None]:
         """Holds a place; used in the event loop only.
@@ -43,8 +61,7 @@ class Threads:
         Raises:
             Busy: there is none.
         """
-        if self.inside >= self.places:
-            raise Busy(f"{self.places} requests are being worked on; try again in a moment")
+        self.require_place()
         self.inside += 1
         try:
             yield
@@ -141,3 +158,60 @@ def _make_detector(name: str, device: str) -> Detector | None:
     if isinstance(detector, GivenBoxes):
         raise ValueError(f"--detector {name}: boxes go by the names of files, which the page doesn't have")
     return detector
+
+
+@dataclass
+class _Session:
+    """A camera's tracker, for as long as its pictures and options stay alike."""
+
+    like: tuple[Any, ...]
+    tracker: Tracker
+    frames: int = 0
+    used: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Sessions:
+    """The hands of cameras whose pictures come one by one: followed as those of a film are.
+
+    Args:
+        most: cameras; one more ends that whose last picture is the oldest.
+        keep_seconds: after which a camera is forgotten.
+    """
+
+    def __init__(self, most: int = 16, keep_seconds: float = 10.0) -> None:
+        self.most, self.keep_seconds = most, keep_seconds
+        self._sessions: dict[str, _Session] = {}
+        self._lock = threading.Lock()
+
+    def step(self, predictor: Predictor, picture: np.ndarray, options: Options) -> Prediction:
+        """The hands of a session's next picture.
+
+        Raises:
+            ValueError: an option can't be used, or the session's name is too long.
+        """
+        name, started = options.session or "", time.monotonic()
+        if len(name) > LONGEST_SESSION:
+            raise ValueError(f"session: expected a name of at most {LONGEST_SESSION} characters")
+        config = TrackConfig(
+            box=options.box, camera=options.camera, mirrored=options.mirrored, threshold=options.threshold
+        )
+        like = (id(predictor), config, picture.shape)
+        with self._lock:
+            self._sweep(started)
+            session = self._sessions.get(name)
+            if session is None or session.like != like:
+                tracker = Tracker(predictor, config, lambda stage: nullcontext())
+                session = self._sessions[name] = _Session(like, tracker)
+            session.used = started
+        with session.lock:
+            frame = Frame(session.frames, started, picture)
+            session.frames += 1
+            prediction = session.tracker.step(frame)
+        return dataclasses.replace(prediction, seconds=time.monotonic() - started)
+
+    def _sweep(self, now: float) -> None:
+        old = sorted(self._sessions, key=lambda name: self._sessions[name].used)
+        for i, name in enumerate(old):
+            if i < len(old) - self.most + 1 or now - self._sessions[name].used > self.keep_seconds:
+                del self._sessions[name]

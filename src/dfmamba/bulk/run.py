@@ -13,7 +13,7 @@ from typing import Any
 from dfmamba.bulk.cluster import run_ray
 from dfmamba.bulk.inputs import find_items
 from dfmamba.bulk.local import devices_of, run_local
-from dfmamba.bulk.parts import BulkConfig, Part, PartReport, cut, open_folder, read_report
+from dfmamba.bulk.parts import BulkConfig, Part, PartReport, cut, open_folder, printable, read_report
 from dfmamba.bulk.worker import fingerprint
 from dfmamba.extras import need
 
@@ -75,6 +75,10 @@ def predict_bulk(
     else:
         devices_of(config.device)
     items = find_items(sources)
+    odd = sum(printable(item.name) != item.name for item in items) if config.format == "parquet" else 0
+    if odd:
+        names = "name isn't" if odd == 1 else "names aren't"
+        print(f"{odd} {names} UTF-8: Parquet gets such bytes as \\udcXX in the column path", file=sys.stderr)
     open_folder(config, items, fingerprint(model, config.model))
     parts = cut(items, config.part_size)
     found = {part.number: read_report(config, part) for part in parts}

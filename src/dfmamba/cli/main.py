@@ -85,8 +85,12 @@ def fail(source: str, reason: object) -> int:
 
 
 def one_line(reason: object) -> str:
-    """A message without line breaks; an exception without a message gives its type."""
-    return " ".join(str(reason).split()) or type(reason).__name__
+    """A message without line breaks, and with control characters, which names of files may hold, escaped.
+
+    An exception without a message gives its type.
+    """
+    text = " ".join(str(reason).split()) or type(reason).__name__
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _run_verb(name: str, words: Sequence[str]) -> int:

@@ -11,7 +11,8 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -94,15 +95,40 @@ def draft_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     _tidy(target.parent)
-    draft = _draft_name(target)
-    draft.mkdir()
-    lock = hold(draft)
+
+    def make() -> Path:
+        draft = _draft_name(target)
+        draft.mkdir()
+        return draft
+
+    draft, lock = _held_folder(make)
     try:
         yield draft
     finally:
         if lock is not None:
             os.close(lock)
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def temporary_folder(prefix: str) -> Path:
+    """A new folder for temporary files, which the next call with this prefix removes once we are dead.
+
+    Only this user can read it. The caller removes it in the end.
+    """
+    for other in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        remove_unlocked(other)
+    return _held_folder(lambda: Path(tempfile.mkdtemp(prefix=prefix)))[0]
+
+
+def _held_folder(make: Callable[[], Path]) -> tuple[Path, int | None]:
+    """A new folder and the descriptor that holds it; again where another process took it for a leftover."""
+    while True:
+        folder = make()
+        lock = hold(folder)
+        if fcntl is None or (lock is not None and os.fstat(lock).st_nlink):
+            return folder, lock
+        if lock is not None:
+            os.close(lock)
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:
