@@ -24,6 +24,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check src tests tools
 	$(BIN)/ruff format --check src tests tools
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 test: $(STAMP) lint  ## everything but the slow checks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
@@ -36,4 +37,4 @@ check-chaos: $(STAMP)  ## kill a training run 20 times, tear its files, fill its
 	OMP_NUM_THREADS=1 $(BIN)/python tests/train/chaos.py --kills 20 --steps 100
 
 clean:
-	rm -rf out build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf out build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

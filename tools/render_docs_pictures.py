@@ -68,7 +68,7 @@ def overlays(out: Path, _: str | None) -> None:
 
 def views(out: Path, _: str | None) -> None:
     """Two hands in one space, with the intrinsics of the rendered camera."""
-    from dfmamba.data.synthetic import SyntheticConfig, SyntheticHands
+    from dfmamba.synth import SyntheticConfig, SyntheticHands
 
     kind, index = PICTURES["two_hands"]
     sample = SyntheticHands(SyntheticConfig(size=384, seed=SEED, kinds={kind: 1.0})).sample(index)
@@ -100,9 +100,9 @@ def film(out: Path, _: str | None) -> None:
 
 def people(out: Path, detector: str | None) -> None:
     """Scenes with whole people and the hands in them."""
-    from dfmamba.data.synthetic.background import sample_background
-    from dfmamba.data.synthetic.people_scenes import render_people
-    from dfmamba.data.synthetic.post import recompose
+    from dfmamba.synth.background import sample_background
+    from dfmamba.synth.people_scenes import render_people
+    from dfmamba.synth.post import recompose
 
     seed, indices = PEOPLE
     predictor = Predictor("nano", "cpu", detector=detector)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dfmamba.data.synthetic import SyntheticConfig, SyntheticHands
+from dfmamba.synth import SyntheticConfig, SyntheticHands
 
 PICTURES = {
     "one_hand": ("single", 11),

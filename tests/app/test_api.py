@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import dfmamba
-from dfmamba.app import work
 from dfmamba.app.config import AppConfig
 from dfmamba.app.server import make_app
 from dfmamba.app.uploads import FILM_FIELDS, PICTURE_FIELDS, Options, parse_options
+from dfmamba.app.work import Sessions
 from dfmamba.detect import Detection
 from dfmamba.hands.skeleton import BONES, JOINT_NAMES
 from dfmamba.predict import Prediction, Predictor
@@ -268,10 +268,9 @@ def test_pictures_of_a_session_are_a_film(ask, photo) -> None:
     assert {mirrored["side"], second[0]["side"]} == {"left", "right"}
 
 
-def test_sessions_are_few_and_forgotten(predictor: Predictor, photo: bytes, monkeypatch) -> None:
+def test_sessions_are_few_and_forgotten(predictor: Predictor, photo: bytes) -> None:
     picture, clock = np.asarray(_picture(photo)), [0.0]
-    monkeypatch.setattr(work.time, "monotonic", lambda: clock[0])
-    sessions = work.Sessions(most=2, keep_seconds=10.0)
+    sessions = Sessions(most=2, keep_seconds=10.0, clock=lambda: clock[0])
 
     def steps(name: str) -> int:
         sessions.step(predictor, picture, Options(session=name))

@@ -254,7 +254,7 @@ def test_exports_to_onnx(name: str, tmp_path: Path) -> None:
     for library in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(library, reason=f"{library} is missing: pip install 'dfmamba[export]'")
     from dfmamba.export import ExportConfig, backbone_subject, onnx_bytes
-    from dfmamba.export.runtime import open_session, run_session
+    from dfmamba.models.onnx_model import open_session, run_session
 
     subject = backbone_subject(name, build(name), 64)
     path = tmp_path / "network.onnx"

@@ -449,7 +449,7 @@ def test_onnx_equals_pytorch() -> None:
     for library in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(library, reason=f"{library} is missing: pip install 'dfmamba[export]'")
     from dfmamba.export import backbone_subject, onnx_bytes
-    from dfmamba.export.runtime import open_session, run_session
+    from dfmamba.models.onnx_model import open_session, run_session
 
     model = randomised(small(depths=(1, 1, 1, 1))).eval()
     subject = backbone_subject("spatial_mamba", model, 45)

@@ -10,15 +10,14 @@ import pytest
 from dfmamba.bench.contest import Row
 from dfmamba.bench.report import (
     Report,
-    describe_machine,
     milliseconds,
     now,
     ratio,
     remarks,
 )
 from dfmamba.bench.timing import Plan, Timing
-from dfmamba.predict.result import format_json
-from dfmamba.tables import Table
+from dfmamba.machine import describe_machine
+from dfmamba.text import Table, format_json
 
 MACHINE = {
     "cpu": "Some CPU",

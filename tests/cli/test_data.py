@@ -76,10 +76,10 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(VERBS, "data", Verb("dfmamba.cli.data", "data sets"))
     info = DatasetInfo("Toy set", "toy", "Toy", "train", "evaluation", {"train": 4, "evaluation": 9}, "toys")
     monkeypatch.setitem(DATASETS, "toy", info)
-    for room, name, value in (("readers", "Toy", Toy), ("fixtures", "write", write_toy)):
+    for room, name, value in (("data.readers", "Toy", Toy), ("fixtures", "write", write_toy)):
         module = ModuleType("toy")
         setattr(module, name, value)
-        monkeypatch.setitem(sys.modules, f"dfmamba.data.{room}.toy", module)
+        monkeypatch.setitem(sys.modules, f"dfmamba.{room}.toy", module)
     folder = tmp_path / "toy"
     folder.mkdir()
     write_toy(folder, 4, 0)
@@ -307,7 +307,7 @@ def test_synth_goes_on_where_it_was(
     shutil.copytree(rendered / "one" / "train", folder)
     (folder / ".000001.tar.77.part").write_bytes(b"half")
     rest = ["--count", "5", "--per-shard", "2", "--size", "48", "--seed", "4", "--workers", "0"]
-    monkeypatch.setattr("dfmamba.data.synthetic.generator.SyntheticHands", None)  # nothing left to render
+    monkeypatch.setattr("dfmamba.synth.generator.SyntheticHands", None)  # nothing left to render
     assert main(["data", "synth", str(tmp_path / "copy"), *rest]) == 0
     assert "5 pictures, 0 of them rendered now" in capsys.readouterr().out
     assert not list(folder.glob(".*"))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dfmamba.cli.main import main
-from dfmamba.data.registry import DATASETS, write_fixture
+from dfmamba.data.registry import DATASETS
+from dfmamba.fixtures import write_fixture
 
 SMALL_HEAD = '{"image_size": 64, "num_layers": 1, "dim": 64, "heads": 4, "ffn": 64, "dropout": 0.0}'
 DEPTH_HEAD = '{"num_layers": 1, "dim": 64, "heads": 4, "ffn": 64, "dropout": 0.0}'

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from dfmamba.cli.main import main
-from dfmamba.data.registry import write_fixture
+from dfmamba.fixtures import write_fixture
 from dfmamba.models import MODELS, HandPoseModel
 from dfmamba.train.config import TrainConfig
 

@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from dfmamba.data.depth import encode_depth_png, load_depth_png
 from dfmamba.data.own_format import (
     Source,
-    encode_depth_png,
     entry_of,
-    load_depth_png,
     write_own,
     write_samples,
     write_shards,
 )
 from dfmamba.data.readers.own import OwnData
-from dfmamba.data.registry import open_dataset, write_fixture
+from dfmamba.data.registry import open_dataset
 from dfmamba.data.sample import HandSample
+from dfmamba.fixtures import write_fixture
 from dfmamba.hands.affine import box_of_points
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import JOINT_NAMES, JOINT_ORDERS

@@ -6,12 +6,12 @@ import { pathToFileURL } from 'node:url';
 
 const job = JSON.parse(readFileSync(0));
 const load = (name) => import(pathToFileURL(join(job.web, name)).href);
-const { compose, cropAffine, inverse, mergeOverlapping, pictureSquare, squareBox, uprightAffines } =
+const { compose, cropAffine, inverse, mergeOverlapping, pictureSquare, squareBox, uprightAffine } =
   await load('affine.js');
 const { warp } = await load('warp.js');
 const { liftJoints } = await load('lift.js');
 const { decode } = await load('detect.js');
-const { findAtDetections } = await load('find.js');
+const { findAtDetections } = await load('looking.js');
 const { Predictor, toPrediction, toJson } = await load('predictor.js');
 
 const pictureOf = ({ data, width, height }) => ({ data: Buffer.from(data, 'base64'), width, height });
@@ -36,9 +36,9 @@ async function made(values, count) {
 }
 
 const actions = {
-  affine: ({ box, size, joints, left, factors, map }) => ({
+  affine: ({ box, size, joints, left, factor, map }) => ({
     crop: cropAffine(squareBox(box, 1.4), size),
-    upright: uprightAffines(joints, left, size, factors),
+    upright: uprightAffine(joints, left, size, factor),
     inverse: inverse(map),
     twice: compose(map, map),
     square: pictureSquare(...size ? [size, size + 7] : []),
@@ -49,22 +49,22 @@ const actions = {
   decode: ({ maps, settings }) => decode(Float32Array.from(maps), settings),
   predict: ({ picture }) => new Predictor(job.settings, made).predict(pictureOf(picture), { threshold: 0.5 }),
   at: async ({ picture, detections }) => {
-    const { looker } = new Predictor(job.settings, made);
-    const hands = await findAtDetections(looker, pictureOf(picture), detections, 0.5);
+    const { network } = new Predictor(job.settings, made);
+    const hands = await findAtDetections(network, pictureOf(picture), detections, 0.5);
     return JSON.parse(toJson(toPrediction(hands, picture, job.settings, null)));
   },
   film: async ({ picture, times }) => {
     const predictor = new Predictor(job.settings, made);
-    let looks = 0;
-    predictor.looker.run = async (values, count) => {
-      looks += count;
+    let views = 0;
+    predictor.network.run = async (values, count) => {
+      views += count;
       return made(values, count);
     };
     const seen = [];
     for (const time of times) {
       const { hands } = await predictor.predictNext(pictureOf(picture), time);
-      seen.push({ tracks: hands.map(({ track }) => track), sides: hands.map(({ side }) => side), looks });
-      looks = 0;
+      seen.push({ tracks: hands.map(({ track }) => track), sides: hands.map(({ side }) => side), views });
+      views = 0;
     }
     return seen;
   },

@@ -25,9 +25,8 @@ from dfmamba.export import (
 )
 from dfmamba.export.check import compare, verdict
 from dfmamba.export.onnx_file import OF_CONSTANTS
-from dfmamba.export.runtime import open_session, run_session
-from dfmamba.export.subject import POSE_OUTPUTS
 from dfmamba.models import HandPoseModel
+from dfmamba.models.onnx_model import POSE_OUTPUTS, open_session, run_session
 from dfmamba.predict import Predictor
 
 

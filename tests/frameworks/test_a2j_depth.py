@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dfmamba.data.readers.nyu import CAMERA
-from dfmamba.data.registry import open_dataset, write_fixture
+from dfmamba.data.registry import open_dataset
 from dfmamba.data.sample import HandSample
+from dfmamba.fixtures import write_fixture
 from dfmamba.frameworks import Example, framework_from_dict
 from dfmamba.frameworks.a2j_depth import A2JDepth, Change, DepthAugmentation, crop_map
 from dfmamba.hands.affine import box_of_points

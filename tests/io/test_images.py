@@ -176,11 +176,11 @@ def test_unusable_files_name_file_and_reason(tmp_path: Path, content: bytes, rea
         (animation("GIF"), UnsupportedPictureError),
         (animation("TIFF"), UnsupportedPictureError),
         (b"just some text", UnsupportedPictureError),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", UnsupportedPictureError),
+        (b"\0\0\0\x18ftypavif\0\0\0\0mif1avif", UnsupportedPictureError),
         (encode(Image.fromarray(gradient()), "PNG")[:60], ValueError),
         (b"", ValueError),
     ],
-    ids=["large", "huge", "animated", "pages", "text", "heic", "damaged", "empty"],
+    ids=["large", "huge", "animated", "pages", "text", "avif", "damaged", "empty"],
 )
 def test_kinds_of_faults(content: bytes, kind: type[ValueError]) -> None:
     with pytest.raises(ValueError, match=r"^picture: ") as caught:

@@ -12,8 +12,7 @@ from PIL import Image
 
 from dfmamba.hands.camera import Camera
 from dfmamba.predict import Prediction, Predictor
-from dfmamba.predict.found import Found, averaged, without_doubles
-from dfmamba.predict.looks import _groups
+from dfmamba.predict.looking import SeenHand, without_doubles
 
 WRIST, TIP = (60.0, 90.0), (120.0, 50.0)
 CAMERA = Camera(200, 200, 90, 50)
@@ -56,51 +55,29 @@ def test_the_second_look_is_sharper(stick) -> None:
     error = [np.abs(ends(prediction) - [(403, 451), (644, 305)]).max() for prediction in (first, second)]
     assert error[1] < 1.5
     assert error[1] < 0.6 * error[0]
-    assert [len(x) for x in stick.inputs] == [1, 1, 1, 3]
+    assert [len(x) for x in stick.inputs] == [1, 1, 1, 1]
 
 
 def test_a_doubtful_hand_is_looked_at_as_either_side(stick_class) -> None:
     doubtful = stick_class(doubt=3.0)
     (hand,) = Predictor(doubtful, "cpu").predict(picture()).hands
     assert hand.side == "right"
-    assert [len(x) for x in doubtful.inputs] == [1, 1, 4]
-    as_right, as_left = doubtful.inputs[-1].split((3, 1))
-    torch.testing.assert_close(as_left[0], as_right[1].flip(-1))
-
-
-def test_a_hand_that_turns_out_to_be_of_the_other_side_is_seen_as_that_at_every_size(stick_class) -> None:
-    wrong = stick_class(doubt=3.0, mistaken=2)
-    (hand,) = Predictor(wrong, "cpu").predict(picture()).hands
-    assert hand.side == "right"
-    assert np.abs(hand.joints_2d_px[[0, 20]] - [WRIST, TIP]).max() < 1.5
-    assert [len(x) for x in wrong.inputs] == [1, 1, 4, 2]
-    as_left, as_right = wrong.inputs[2].split((3, 1))
-    torch.testing.assert_close(as_right[0], as_left[1].flip(-1))
-    torch.testing.assert_close(wrong.inputs[3], as_left[[0, 2]].flip(-1))
+    assert [len(x) for x in doubtful.inputs] == [1, 1, 2]
+    as_right, as_left = doubtful.inputs[-1]
+    torch.testing.assert_close(as_left, as_right.flip(-1))
 
 
 def test_a_hand_that_fills_the_picture_is_not_looked_at_closer(stick) -> None:
     large = picture((20, 100), (104, 20), size=(120, 120), blob=5)
     (hand,) = Predictor(stick, "cpu").predict(large).hands
     assert np.abs(hand.joints_2d_px[[0, 20]] - [(20, 100), (104, 20)]).max() < 1.5
-    assert [len(x) for x in stick.inputs] == [1, 3]
-
-
-def test_a_second_look_that_sees_less_is_dropped(stick_class) -> None:
-    image = picture()
-    first = Predictor(stick_class((2.0,)), "cpu").predict(image, refine=False)
-    worse = Predictor(stick_class((2.0, -1.0)), "cpu").predict(image)
-    assert np.array_equal(ends(worse), ends(first))
-    assert worse.hands[0].score == first.hands[0].score
-    better = Predictor(stick_class((-0.5, 2.0)), "cpu").predict(image)
-    assert len(better.hands) == 1
-    assert len(Predictor(stick_class((-0.5,)), "cpu").predict(image, refine=False).hands) == 0
+    assert [len(x) for x in stick.inputs] == [1, 1]
 
 
 @pytest.mark.parametrize("refine", [False, True])
 def test_a_box_needs_no_closer_look(stick, refine: bool) -> None:
     prediction = Predictor(stick, "cpu").predict(picture(), box=(40, 30, 140, 110), refine=refine)
-    assert [len(x) for x in stick.inputs] == ([1, 3] if refine else [1])
+    assert [len(x) for x in stick.inputs] == ([1, 1] if refine else [1])
     assert np.abs(ends(prediction) - [WRIST, TIP]).max() < 1.0
 
 
@@ -119,14 +96,6 @@ def test_looks_at_turned_hands(stick, angle: int, flipped: bool) -> None:
     assert np.abs(hand.joints_2d_px[[0, 20]] - [wrist, tip]).max() < 1.5
     depth = hand.joints_3d_mm[20, 2] / np.linalg.norm(hand.joints_3d_mm[20, :2])
     assert depth == pytest.approx(0.5, abs=0.02)
-
-
-def test_looks_are_averaged() -> None:
-    looks = [{1: Found(np.full((21, 3), 2.0 * k), np.full(21, 0.5 * k), 0.5 * k)} for k in (0, 1)]
-    (found,) = averaged(looks).values()
-    assert (found.joints_25d == 1).all()
-    assert (found.joint_scores == 0.25).all()
-    assert found.score == 0.25
 
 
 def test_a_box_may_reach_out_but_not_lie_outside(stick) -> None:
@@ -203,14 +172,6 @@ def test_tiny_pictures(stick, shape: tuple[int, int]) -> None:
     assert Predictor(stick, "cpu").predict(np.zeros((*shape, 3), np.uint8)).hands == ()
 
 
-def test_overlapping_hands_share_a_crop() -> None:
-    near, far = np.array([2.0, 0.0, 12.0, 10.0]), np.array([50.0, 0.0, 60.0, 10.0])
-    box = np.array([0.0, 0.0, 10.0, 10.0])
-    assert _groups({0: box, 1: near}) == [(0, 1)]
-    assert _groups({0: box, 1: far}) == [(0,), (1,)]
-    assert _groups({1: far}) == [(1,)]
-
-
 def test_output_that_is_not_finite_is_an_error(stick_class) -> None:
     class Broken(stick_class):
         def forward(self, x):
@@ -254,6 +215,6 @@ def test_the_real_test_model() -> None:
 def test_one_hand_is_not_reported_twice(shift: float, kept: list[int]) -> None:
     joints = np.random.default_rng(0).uniform(0, 50, (21, 3))
     scores = np.ones(21)
-    look = {0: Found(joints + shift, scores, 0.6), 1: Found(joints, scores, 0.7)}
+    look = {0: SeenHand(joints + shift, scores, 0.6), 1: SeenHand(joints, scores, 0.7)}
     assert sorted(side for side, _ in without_doubles(list(look.items()))) == kept
     assert [side for side, _ in without_doubles([(0, look[0])])] == [0]

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dfmamba.data.depth import encode_depth
-from dfmamba.data.synthetic.generator import SyntheticHands
 from dfmamba.hands.camera import Camera, to_25d
+from dfmamba.synth.generator import SyntheticHands
 from dfmamba.synthhands5 import pictures as module
 from dfmamba.synthhands5.pictures import default_folder, load_pictures, render, renderer_config
 from dfmamba.synthhands5.scenes import scene_makers

@@ -7,8 +7,8 @@ import functools
 import numpy as np
 import pytest
 
-from dfmamba.data.synthetic.mesh import LEFT, OBJECT, OTHER, RIGHT, SceneGeometry
 from dfmamba.hands.camera import Camera
+from dfmamba.synth.mesh import LEFT, OBJECT, OTHER, RIGHT, SceneGeometry
 from dfmamba.synthhands5.scenes import close_up, scene_makers, studio
 from dfmamba.synthhands5.settings import MARGIN, PICTURE, SETTINGS, SPLITS, seed_of
 

@@ -17,7 +17,7 @@ from dfmamba.detect import Detection
 from dfmamba.hands.affine import box_iou, box_of_points
 from dfmamba.predict.lift import check_box, hand_box
 from dfmamba.predict.result import Hand, Prediction
-from dfmamba.video.frames import Frame
+from dfmamba.predict.track import Frame
 
 SIZE = (160, 120)
 FPS = 10

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dfmamba.video.assign import assign
+from dfmamba.predict.assign import assign
 
 
 def best(costs: np.ndarray, most: float) -> tuple[int, float]:

@@ -13,11 +13,11 @@ import pytest
 
 from dfmamba.hands.camera import Camera
 from dfmamba.predict import Prediction
+from dfmamba.predict.track import track_film
 from dfmamba.video import OverlayWriter, SmoothConfig, TrackConfig, read_film, read_frames
 from dfmamba.video.encode import draw_tracked
 from dfmamba.video.film import FilmHeader, as_prediction, predict_film
 from dfmamba.video.frames import FrameReader
-from dfmamba.video.track import track_film
 
 HEADER = FilmHeader(
     model="nano",

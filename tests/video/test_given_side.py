@@ -8,19 +8,11 @@ import torch
 
 from dfmamba.detect import Detection
 from dfmamba.heads.output import HandPoseOutput
-from dfmamba.predict import looks
-from dfmamba.predict.find import find_at_detections
-from dfmamba.predict.looks import Looker
+from dfmamba.predict.looking import CropNetwork, find_at_detections
 
 SIZE = 64
 PICTURE = np.zeros((120, 160, 3), np.uint8)
 BOX = np.array([50.0, 30.0, 90.0, 70.0])
-
-
-@pytest.fixture(autouse=True)
-def _one_upright_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `Undecided` sees moves with each crop, so that no aim would ever be good enough."""
-    monkeypatch.setattr(looks, "OFF_AIM", float("inf"))
 
 
 class Undecided(torch.nn.Module):
@@ -47,7 +39,7 @@ def sides(
 ) -> tuple[list[int], int]:
     """Sides found at detections, and how many crops were looked at."""
     network = Undecided(lean, apart)
-    (found,) = find_at_detections(Looker(network, SIZE), [PICTURE], [own], 0.5, refine)
+    (found,) = find_at_detections(CropNetwork(network, SIZE), [PICTURE], [own], 0.5, refine)
     return sorted(side for side, _ in found), network.crops
 
 
@@ -55,21 +47,21 @@ def sides(
 @pytest.mark.parametrize("lean", [-12.0, -1.0, 1.0, 12.0])
 def test_a_side_is_kept_whatever_the_network_says(lean: float, refine: bool) -> None:
     for side, name in enumerate(("right", "left")):
-        assert sides(lean, [Detection(BOX, 0.9, name)], refine=refine) == ([side], 4 if refine else 1)
+        assert sides(lean, [Detection(BOX, 0.9, name)], refine=refine) == ([side], 2 if refine else 1)
 
 
 def test_without_a_side_the_network_decides() -> None:
-    assert sides(12.0, [Detection(BOX)]) == ([0], 4)
-    assert sides(-12.0, [Detection(BOX)]) == ([1], 4)
-    assert sides(1.0, [Detection(BOX)], refine=True)[1] == 5  # not sure: as the other hand, too
+    assert sides(12.0, [Detection(BOX)]) == ([0], 2)
+    assert sides(-12.0, [Detection(BOX)]) == ([1], 2)
+    assert sides(1.0, [Detection(BOX)], refine=True)[1] == 3  # not sure: as the other hand, too
 
 
 def test_joints_of_the_other_side_only_aim_the_next_look() -> None:
     # The left slot's first joints lie far outside of the box.
     assert sides(8.0, [Detection(BOX, 0.9, "left")], apart=80.0, refine=False) == ([], 1)
     network = Undecided(8.0)
-    looker = Looker(network, SIZE)
-    ((one,),) = find_at_detections(looker, [PICTURE], [[Detection(BOX, 0.9, "left")]], 0.5, True)
+    crops_of = CropNetwork(network, SIZE)
+    ((one,),) = find_at_detections(crops_of, [PICTURE], [[Detection(BOX, 0.9, "left")]], 0.5, True)
     assert one[0] == 1
     assert one[1].score == 0.9
 

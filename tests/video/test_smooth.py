@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dfmamba.predict.result import Hand
-from dfmamba.video.smooth import GAP_S, HandSmoother, OneEuro, SmoothConfig
+from dfmamba.predict.smooth import GAP_S, HandSmoother, OneEuro, SmoothConfig
 
 
 def plain(signal: list[float], times: list[float], config: SmoothConfig) -> list[float]:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from dfmamba.detect.given import GivenBoxes
+from dfmamba.predict.track import Frame
 from dfmamba.video import SmoothConfig, TrackConfig, track_film
-from dfmamba.video.frames import Frame
 
 
 def still(x: float = 80.0, y: float = 80.0):

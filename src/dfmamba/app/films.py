@@ -204,11 +204,11 @@ def predict_film(job: Job, predictor: Predictor, options: Options, most_frames: 
         ImportError: the extra is missing.
         OSError, ValueError: the film is damaged or too long, or an option is not usable.
     """
+    from dfmamba.predict.smooth import SmoothConfig
+    from dfmamba.predict.track import TrackConfig
     from dfmamba.video.film import FilmHeader, FilmReport
     from dfmamba.video.film import predict_film as predict
     from dfmamba.video.frames import read_frames
-    from dfmamba.video.smooth import SmoothConfig
-    from dfmamba.video.track import TrackConfig
 
     too_long = ValueError(f"film: longer than the limit of {most_frames} frames; use dfmamba predict FILM")
     smooth = SmoothConfig() if options.smooth else None

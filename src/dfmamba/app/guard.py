@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dfmamba.app.config import AppConfig
-from dfmamba.cli.main import one_line
+from dfmamba.text import one_line
 
 LONGEST_REASON = 300
 """Characters of a reason; what came from the client is part of it."""

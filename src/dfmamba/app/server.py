@@ -27,7 +27,7 @@ from dfmamba.app.config import AppConfig
 from dfmamba.app.films import Films, TooMany
 from dfmamba.app.guard import Guard, shorten
 from dfmamba.app.work import Busy, Predictors, Threads
-from dfmamba.detect.detection import Detector
+from dfmamba.hands.detection import Detector
 
 STATIC = Path(__file__).parent / "static"
 _SWEEP_SECONDS = 30.0

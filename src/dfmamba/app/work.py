@@ -18,13 +18,13 @@ import numpy as np
 from dfmamba.app.config import AppConfig
 from dfmamba.app.uploads import Options
 from dfmamba.detect.build import NONE, make_detector
-from dfmamba.detect.detection import Detector
 from dfmamba.detect.given import GivenBoxes
+from dfmamba.hands.detection import Detector
+from dfmamba.machine import choose_device
 from dfmamba.models import list_models, load
-from dfmamba.predict.predictor import Predictor, choose_device
+from dfmamba.predict.predictor import Predictor
 from dfmamba.predict.result import Prediction
-from dfmamba.video.frames import Frame
-from dfmamba.video.track import TrackConfig, Tracker
+from dfmamba.predict.track import Frame, TrackConfig, Tracker
 
 T = TypeVar("T")
 LONGEST_SESSION = 64
@@ -177,10 +177,13 @@ class Sessions:
     Args:
         most: cameras; one more ends that whose last picture is the oldest.
         keep_seconds: after which a camera is forgotten.
+        clock: seconds; for tests.
     """
 
-    def __init__(self, most: int = 16, keep_seconds: float = 10.0) -> None:
-        self.most, self.keep_seconds = most, keep_seconds
+    def __init__(
+        self, most: int = 16, keep_seconds: float = 10.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.most, self.keep_seconds, self.clock = most, keep_seconds, clock
         self._sessions: dict[str, _Session] = {}
         self._lock = threading.Lock()
 
@@ -190,7 +193,7 @@ class Sessions:
         Raises:
             ValueError: an option can't be used, or the session's name is too long.
         """
-        name, started = options.session or "", time.monotonic()
+        name, started = options.session or "", self.clock()
         if len(name) > LONGEST_SESSION:
             raise ValueError(f"session: expected a name of at most {LONGEST_SESSION} characters")
         config = TrackConfig(
@@ -198,7 +201,10 @@ class Sessions:
         )
         like = (id(predictor), config, picture.shape)
         with self._lock:
-            self._sweep(started)
+            for other in [n for n, one in self._sessions.items() if started - one.used > self.keep_seconds]:
+                del self._sessions[other]
+            if name not in self._sessions and len(self._sessions) >= self.most:
+                del self._sessions[min(self._sessions, key=lambda other: self._sessions[other].used)]
             session = self._sessions.get(name)
             if session is None or session.like != like:
                 tracker = Tracker(predictor, config, lambda stage: nullcontext())
@@ -208,10 +214,4 @@ class Sessions:
             frame = Frame(session.frames, started, picture)
             session.frames += 1
             prediction = session.tracker.step(frame)
-        return dataclasses.replace(prediction, seconds=time.monotonic() - started)
-
-    def _sweep(self, now: float) -> None:
-        old = sorted(self._sessions, key=lambda name: self._sessions[name].used)
-        for i, name in enumerate(old):
-            if i < len(old) - self.most + 1 or now - self._sessions[name].used > self.keep_seconds:
-                del self._sessions[name]
+        return dataclasses.replace(prediction, seconds=self.clock() - started)

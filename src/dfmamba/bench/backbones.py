@@ -17,7 +17,7 @@ from dfmamba.bench.report import milliseconds, remarks
 from dfmamba.bench.timing import Plan
 from dfmamba.models import count_macs, count_parameters
 from dfmamba.ops import use_backend
-from dfmamba.tables import Table
+from dfmamba.text import Table
 
 TOLERANCE_FORWARD, TOLERANCE_TRAIN = 1e-3, 2e-2
 

@@ -21,7 +21,7 @@ from dfmamba.models import HandPoseModel, count_macs, count_parameters, list_mod
 from dfmamba.ops import use_backend
 from dfmamba.predict import Prediction
 from dfmamba.predict.predictor import Predictor
-from dfmamba.tables import Table
+from dfmamba.text import Table
 
 TOLERANCE = 1e-2
 """Later looks are aimed by earlier ones, which magnifies rounding."""

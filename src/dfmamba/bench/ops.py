@@ -17,7 +17,7 @@ from dfmamba.bench.operands import Function, Problem, Shape, growth_shapes, real
 from dfmamba.bench.report import milliseconds, ratio, remarks
 from dfmamba.bench.timing import Plan
 from dfmamba.ops import backend
-from dfmamba.tables import Table
+from dfmamba.text import Table
 
 TOLERANCE_FORWARD, TOLERANCE_BACKWARD = 1e-4, 1e-3
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from dfmamba.bench.contest import Row
 from dfmamba.bench.timing import Plan
-from dfmamba.tables import Table
+from dfmamba.text import Table
 
 SCHEMA = "dfmamba.bench/1"
-PEERS = ("torchvision", "timm", "mambapy")
-"""Distributions that competitors come from."""
 
 
 @dataclass(frozen=True)
@@ -84,42 +78,6 @@ class Report:
 def now() -> str:
     """Date and minute, UTC."""
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def describe_machine(device: str = "cpu") -> dict[str, Any]:
-    """Processor, cores, threads, device and versions; no name or place of the machine."""
-    import torch
-
-    import dfmamba
-
-    versions = {"dfmamba": dfmamba.__version__, "python": platform.python_version()}
-    versions["torch"] = torch.__version__
-    for name in PEERS:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    cuda = device.startswith("cuda")
-    return {
-        "cpu": processor(),
-        "cores": os.cpu_count() or 1,
-        "threads": torch.get_num_threads(),
-        "system": platform.system(),
-        "vector": torch.backends.cpu.get_cpu_capability(),
-        "device": device,
-        "device_name": torch.cuda.get_device_name(device) if cuda else processor(),
-        "versions": versions,
-    }
-
-
-def processor() -> str:
-    """Name of this machine's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return " ".join(names[0].split()) if names else platform.processor() or platform.machine()
 
 
 def milliseconds(row: Row) -> str:

@@ -16,7 +16,7 @@ import torch
 
 from dfmamba.bulk.parts import BulkConfig, Part, PartReport
 from dfmamba.bulk.worker import PartWorker
-from dfmamba.predict.predictor import choose_device
+from dfmamba.machine import choose_device
 
 TRIES = 3
 """How often in a row worker processes may die before a part is finished."""

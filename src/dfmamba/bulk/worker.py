@@ -123,7 +123,7 @@ def fingerprint(model: nn.Module, name: str) -> str:
 
 def _load(name: str) -> nn.Module:
     if name.endswith(".onnx"):
-        from dfmamba.export import OnnxModel
+        from dfmamba.models.onnx_model import OnnxModel
 
         return OnnxModel(name, threads=1)
     return load(name).fuse()

@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser, Namespace
 if TYPE_CHECKING:
     from dfmamba.bench.report import Report
     from dfmamba.bench.timing import Plan
-    from dfmamba.tables import Table
+    from dfmamba.text import Table
 
     Outcome = tuple[list[dict[str, Any]], list[Table]]
 
@@ -120,9 +120,9 @@ def measure(kind: str, options: Namespace, command: str) -> Report:
         ValueError: unusable settings.
         OSError: a model or picture can't be read.
     """
-    from dfmamba.bench.report import Report, describe_machine, now
+    from dfmamba.bench.report import Report, now
     from dfmamba.bench.timing import Plan
-    from dfmamba.models import check_device
+    from dfmamba.machine import check_device, describe_machine
 
     check_device(options.device)
     plan = (
@@ -223,7 +223,7 @@ def _progress(line: str) -> None:
 
 def _write(report: Report, options: Namespace) -> None:
     from dfmamba.io import write_atomic
-    from dfmamba.predict.result import format_json
+    from dfmamba.text import format_json
 
     content = {"json": lambda: format_json(report.as_dict()), "markdown": report.markdown}
     for name, make in content.items():

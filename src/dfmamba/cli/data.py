@@ -140,7 +140,7 @@ def _check(options: Namespace) -> int:
     from dfmamba import __version__
     from dfmamba.data.registry import dataset_info
     from dfmamba.io.files import write_atomic
-    from dfmamba.predict.result import format_json
+    from dfmamba.text import format_json
 
     info, values, splits = dataset_info(options.dataset), parse_options(options.option), _splits(options)
     pictures = _number_or_all(options.pictures)
@@ -173,10 +173,10 @@ def _check_split(
     sheet: Path | None,
 ) -> dict[str, Any]:
     """Prints what is found in one split; returns it as it goes into the JSON file."""
-    from dfmamba.cli.main import one_line
     from dfmamba.data.check import check_dataset
     from dfmamba.data.check_labels import Finding, worst
     from dfmamba.data.registry import open_dataset
+    from dfmamba.text import one_line
 
     findings: list[Finding] = []
     left_out: dict[str, int] = {}
@@ -261,7 +261,7 @@ def _export(options: Namespace) -> int:
 
 
 def _fixture(options: Namespace) -> int:
-    from dfmamba.data.registry import write_fixture
+    from dfmamba.fixtures import write_fixture
 
     if options.count < 1:
         raise ValueError(f"--count: expected at least 1, got {options.count}")
@@ -274,7 +274,7 @@ def _fixture(options: Namespace) -> int:
 
 
 def _people(options: Namespace) -> int:
-    from dfmamba.data.synthetic.people_shards import PeopleConfig, render_people_shards
+    from dfmamba.synth.people_shards import PeopleConfig, render_people_shards
 
     config = PeopleConfig(seed=options.seed, size=options.size)
     print(render_people_shards(config, options.count, options.out, options.workers))
@@ -282,8 +282,8 @@ def _people(options: Namespace) -> int:
 
 
 def _synth(options: Namespace) -> int:
-    from dfmamba.data.synthetic import SyntheticConfig
-    from dfmamba.data.synthetic.shards import render_to_shards
+    from dfmamba.synth import SyntheticConfig
+    from dfmamba.synth.shards import render_to_shards
 
     if options.kind not in ("mix", *SYNTHETIC_KINDS):
         raise ValueError(f"--kind: expected mix, {', '.join(SYNTHETIC_KINDS)}, got {options.kind!r}")

@@ -123,7 +123,7 @@ def run(options: Namespace) -> int:
         print(f"  {name}: {FIGURES[name]}")
     if options.json is not None:
         from dfmamba.io.files import write_atomic
-        from dfmamba.predict.result import format_json
+        from dfmamba.text import format_json
 
         facts = {
             "schema": SCHEMA,
@@ -157,7 +157,7 @@ def synthetic_samples(kind: str, count: int, seed: int = VALIDATION_SEED) -> Ite
     Raises:
         ValueError: `count` is below 1.
     """
-    from dfmamba.data.synthetic import SyntheticConfig, SyntheticHands
+    from dfmamba.synth import SyntheticConfig, SyntheticHands
 
     if count < 1:
         raise ValueError(f"count is {count}; expected at least 1")

@@ -54,7 +54,7 @@ def run(options: Namespace, model: HandPoseModel, dataset: IndexedDataset) -> in
     from dfmamba.frameworks import framework_from_dict
     from dfmamba.io.files import write_atomic
     from dfmamba.metrics.protocols import DATASET_PROTOCOLS
-    from dfmamba.predict.result import format_json
+    from dfmamba.text import format_json
     from dfmamba.train.evaluate_dataset import evaluate_dataset
 
     info, split, reader = dataset_info(options.dataset), dataset.split, _reader(options)

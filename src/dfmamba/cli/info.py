@@ -28,7 +28,7 @@ def run(options: Namespace) -> int:
     print(format_table(facts))
     if options.json is not None:
         from dfmamba.io import write_atomic
-        from dfmamba.predict.result import format_json
+        from dfmamba.text import format_json
 
         try:
             write_atomic(Path(options.json), format_json(facts).encode())

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 
 from jsonargparse import ArgumentParser, Namespace
 
+from dfmamba.text import one_line
+
 
 @dataclass(frozen=True)
 class Verb:
@@ -82,15 +84,6 @@ def fail(source: str, reason: object) -> int:
     """Report a failure on stderr as one line; returns exit code 2."""
     print(f"{source}: error: {one_line(reason)}", file=sys.stderr, flush=True)
     return 2
-
-
-def one_line(reason: object) -> str:
-    """A message without line breaks, and with control characters, which names of files may hold, escaped.
-
-    An exception without a message gives its type.
-    """
-    text = " ".join(str(reason).split()) or type(reason).__name__
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _run_verb(name: str, words: Sequence[str]) -> int:

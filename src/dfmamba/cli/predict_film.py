@@ -114,10 +114,10 @@ def _run_one(
     interrupted: threading.Event,
 ) -> tuple[FilmReport, bool]:
     """The report, and whether it was a camera."""
+    from dfmamba.predict.smooth import SmoothConfig
+    from dfmamba.predict.track import TrackConfig
     from dfmamba.video.film import FilmHeader, predict_film
     from dfmamba.video.frames import camera_number, read_frames
-    from dfmamba.video.smooth import SmoothConfig
-    from dfmamba.video.track import TrackConfig
 
     every = {} if options.detect_every is None else {"detect_every": options.detect_every}
     config = TrackConfig(smooth=SmoothConfig() if options.smooth else None, **every, **settings)

@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 if TYPE_CHECKING:
     from dfmamba.reproduce.table import Filled, FilledGroup, Joined
-    from dfmamba.tables import Table
+    from dfmamba.text import Table
 
 SCHEMA = "dfmamba.reproduce/1"
 RUNS = "runs"
@@ -46,10 +46,10 @@ def run(options: Namespace) -> int:
         OSError: the folder of results is missing, or an output can't be written.
     """
     from dfmamba.io.files import write_atomic
-    from dfmamba.predict.result import format_json
     from dfmamba.reproduce.published import TABLES
     from dfmamba.reproduce.results import read_results
     from dfmamba.reproduce.table import fill, overview, text_tables
+    from dfmamba.text import format_json
 
     if options.table is not None and options.table not in TABLES:
         raise ValueError(f"unknown table {options.table!r}; known: {', '.join(TABLES)}")

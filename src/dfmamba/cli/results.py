@@ -63,9 +63,9 @@ def save_list(path: Path, predictions: Sequence[Prediction], failures: Sequence[
     Raises:
         OSError: if it cannot be written.
     """
-    from dfmamba.cli.main import one_line
     from dfmamba.io import write_atomic
-    from dfmamba.predict.result import LIST_SCHEMA, format_json
+    from dfmamba.predict.result import LIST_SCHEMA
+    from dfmamba.text import format_json, one_line
 
     content = {
         "schema": LIST_SCHEMA,

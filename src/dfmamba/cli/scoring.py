@@ -19,7 +19,7 @@ def run(options: Namespace) -> int:
     from dfmamba.io.files import write_atomic
     from dfmamba.io.joint_files import read_joint_file
     from dfmamba.metrics.depth_benchmarks import DEPTH_BENCHMARKS, score_depth
-    from dfmamba.predict.result import format_json
+    from dfmamba.text import format_json
 
     benchmark = DEPTH_BENCHMARKS[options.dataset]
     for name in ("predictions", "groundtruth"):

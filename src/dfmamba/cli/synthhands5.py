@@ -124,7 +124,7 @@ def _add_places(parser: ArgumentParser) -> None:
 
 def _write(path: str, content: Any) -> None:
     from dfmamba.io.files import write_atomic
-    from dfmamba.predict.result import format_json
+    from dfmamba.text import format_json
 
     write_atomic(Path(path), format_json(content).encode())
 
@@ -161,7 +161,7 @@ def _list(options: Namespace) -> int:
     from dataclasses import asdict
 
     from dfmamba.synthhands5.rows import ABLATIONS, FAMILIES, ROWS
-    from dfmamba.tables import Table
+    from dfmamba.text import Table
 
     for title, rows in (("families", FAMILIES), ("ablations", ABLATIONS)):
         cells = tuple((row.name, row.title, row.backbone, row.about) for row in rows.values())
@@ -230,7 +230,7 @@ def _costs(options: Namespace) -> int:
     from dfmamba.bench.timing import Plan
     from dfmamba.synthhands5.costs import measure_costs
     from dfmamba.synthhands5.rows import FAMILIES
-    from dfmamba.tables import Table
+    from dfmamba.text import Table
 
     torch.set_num_threads(options.threads)
     found = measure_costs(FAMILIES.values(), Plan(rounds=options.rounds))

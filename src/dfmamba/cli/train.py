@@ -109,8 +109,8 @@ def _render_rest(data: Any, first: int, count: int) -> None:
 
 def _dry_run(config: Any, task: Any, ranks: Any) -> int:
     """Rehearses on the pictures of the cache; where they aren't there yet, on a few rendered for it."""
-    from dfmamba.data.synthetic import raster
     from dfmamba.models import MODELS
+    from dfmamba.synth import raster
     from dfmamba.train.meter import clock
     from dfmamba.train.pool import SHARD, Pool, cache_folder, render
     from dfmamba.train.rehearsal import rehearse

@@ -1,6 +1,6 @@
 """Kinds of pictures."""
 
 SYNTHETIC_KINDS = ("single", "two", "object", "ego", "depth", "sign")
-"""Scenes that `dfmamba.data.synthetic` renders. Shards hold places in this: add new ones at the end."""
+"""Scenes that `dfmamba.synth` renders. Shards hold places in this: add new ones at the end."""
 
 KINDS = (*SYNTHETIC_KINDS, "real")

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dfmamba.data.depth import DEPTH_UNIT_MM, encode_depth_png
 from dfmamba.data.index import Report
 from dfmamba.data.indexed import IndexedDataset
 from dfmamba.data.sample import HandSample
@@ -31,9 +32,6 @@ UNITS_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
 """Units that a file may declare -> millimetres."""
 
 SPLITS = ("train", "val", "test")
-
-DEPTH_UNIT_MM = 0.1
-"""What one step of the 16-bit depth maps means that are written here; they reach to 6553.5 mm."""
 
 _COPIED = frozenset({".jpg", ".jpeg", ".png"})
 _FOLDER_SIZE = 10_000
@@ -223,51 +221,6 @@ def entry_of(sample: HandSample) -> dict[str, Any]:
             for hand in np.flatnonzero(sample.present)
         ],
     }
-
-
-def encode_depth_png(depth_mm: np.ndarray, unit_mm: float = DEPTH_UNIT_MM) -> bytes:
-    """A depth map as 16-bit PNG; values that don't fit, such as not finite ones, become 0: not measured.
-
-    Args:
-        depth_mm: (H, W) mm along z.
-        unit_mm: mm a step.
-    """
-    steps = np.rint(np.asarray(depth_mm, np.float64) / unit_mm)
-    usable = (steps > 0) & (steps <= 65535)
-    memory = io.BytesIO()
-    Image.fromarray(np.where(usable, steps, 0).astype(np.uint16)).save(memory, "PNG")
-    return memory.getvalue()
-
-
-def load_depth_png(path: Path, unit_mm: float) -> np.ndarray:
-    """Reads a depth map from a 16-bit grey PNG.
-
-    Returns:
-        (H, W) float32, mm along z, 0 where nothing was measured.
-
-    Raises:
-        OSError: the file is missing or can't be read.
-        ValueError: it is no 16-bit grey PNG, or damaged; the message names it.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise OSError(f"{path}: cannot be read ({error.strerror or error})") from None
-    return decode_depth_png(content, unit_mm, str(path))
-
-
-def decode_depth_png(content: bytes, unit_mm: float, name: str) -> np.ndarray:
-    """As `load_depth_png`, of the bytes of a file; error messages start with `name`."""
-    try:
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
-            mode = image.mode
-            steps = np.array(image)
-    except Exception as error:
-        # Pillow's decoders answer damaged bytes with almost any exception type.
-        raise ValueError(f"{name}: damaged or no PNG ({type(error).__name__})") from None
-    if not mode.startswith("I") or steps.ndim != 2:
-        raise ValueError(f"{name}: PNG of mode {mode}; expected a depth map, 16-bit grey")
-    return steps.astype(np.float32) * np.float32(unit_mm)
 
 
 def files_digest(folders: Iterable[Path], wanted: Callable[[str], bool]) -> str:

@@ -17,7 +17,7 @@ class DatasetInfo:
 
     Attributes:
         title: its name in print.
-        module: of its reader, in `dfmamba.data.readers`, and of its fixture, in `dfmamba.data.fixtures`.
+        module: of its reader, in `dfmamba.data.readers`, and of its fixture, in `dfmamba.fixtures`.
         reader: class in that module.
         train: the split to train on, unless told otherwise.
         test: the split to report on.
@@ -110,29 +110,6 @@ def open_dataset(name: str, root: str | Path, split: str, **options: Any) -> Ind
     return reader(root, split, **options)
 
 
-def write_fixture(name: str, root: str | Path, count: int = 32, seed: int = 0) -> None:
-    """Writes a small synthetic copy of a data set in its official layout.
-
-    Args:
-        name: a name of `DATASETS`.
-        root: folder to make; it must not exist or be empty.
-        count: pictures of the split to train on; the one to test on has about a quarter of it, at least 8.
-        seed: of the synthetic hands.
-
-    Raises:
-        ValueError: unknown name, or the folder holds something.
-        ImportError: the extra `synthetic` is missing.
-    """
-    info = dataset_info(name)
-    folder = Path(root)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder}: exists and is not an empty folder; choose another")
-    folder.mkdir(parents=True, exist_ok=True)
-    importlib.import_module(f"dfmamba.data.fixtures.{info.module}").write(folder, count, seed)
-    text = f"Not {info.title}: synthetic hands in its layout. Figures on them say nothing of a method.\n"
-    (folder / FIXTURE_MARK).write_text(text, encoding="utf-8")
-
-
 def is_fixture(root: str | Path) -> bool:
-    """Whether a folder is a synthetic copy that `write_fixture` made."""
+    """Whether a folder is a synthetic copy that `dfmamba.fixtures.write_fixture` made."""
     return (Path(root) / FIXTURE_MARK).is_file()

@@ -10,34 +10,21 @@ package does, joints lie up to half a crop pixel from where the picture shows th
 
 from __future__ import annotations
 
-import json
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dfmamba.data.sample import LEFT, RIGHT, HandSample
-from dfmamba.data.values import numbers
 from dfmamba.hands.affine import box_of_points
 from dfmamba.hands.camera import Camera
+from dfmamba.io.images import load_image
+from dfmamba.io.untrusted import numbers, quote, read_json
 
 _HANDS = {"right": RIGHT, "left": LEFT}
 _CM = 10.0
 _LARGEST = 1e6
 """No length in mm and no pixel of this data is larger."""
-
-_PICTURE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 class SnapRealWorld:
@@ -57,15 +44,7 @@ class SnapRealWorld:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         path = self.folder / "annotations.json"
-        try:
-            text = path.read_bytes().decode("utf-8")
-            content = json.loads(text)
-        except OSError as error:
-            raise OSError(
-                f"{path}: cannot be read ({error.strerror}); expected the snap_realworld folder"
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: not valid JSON ({error})") from error
+        content = read_json(path)
         entries = content.get("annotations") if isinstance(content, dict) else None
         if not isinstance(entries, list):
             raise ValueError(f'{path}: expected an object with a list "annotations"')
@@ -82,13 +61,10 @@ class SnapRealWorld:
             OSError: if its picture is missing or broken.
         """
         label = self._labels[index]
-        path = self.folder / label["file"]
         try:
-            with Image.open(path) as picture:
-                image = np.array(picture.convert("RGB"))
-        except _PICTURE_ERRORS as error:
-            raise OSError(f"{path}: missing or not a readable picture ({error})") from error
-
+            image = load_image(self.folder / label["file"])
+        except ValueError as error:
+            raise OSError(str(error)) from None
         hand = label["hand"]
         pixels = np.zeros((2, 21, 2), np.float32)
         joints = np.zeros((2, 21, 3), np.float32)
@@ -128,9 +104,9 @@ def _read_entry(entry: Any, where: str) -> dict[str, Any]:
         or Path(file).is_absolute()
         or ".." in Path(file).parts
     ):
-        raise ValueError(f"{where}: file is {file!r}; expected a path inside the folder")
+        raise ValueError(f"{where}: file is {quote(file)}; expected a path inside the folder")
     if not isinstance(hand, str) or hand not in _HANDS:
-        raise ValueError(f"{where}: hand is {hand!r}; expected 'left' or 'right'")
+        raise ValueError(f"{where}: hand is {quote(hand)}; expected 'left' or 'right'")
     joints = _numbers(entry["joint_cam_cm"], (21, 3), f"{where}: joint_cam_cm") * _CM
     if (joints[:, 2] <= 0).any():
         raise ValueError(f"{where}: joint_cam_cm has joints behind the camera")

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from dfmamba.detect.detection import Detection, Detector, merge_overlapping, suppress
+from dfmamba.hands.detection import Detection, Detector, merge_overlapping, suppress
 
 __all__ = ["Detection", "Detector", "merge_overlapping", "suppress"]

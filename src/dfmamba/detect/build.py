@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from dfmamba.detect.detection import Detector
 from dfmamba.detect.given import GivenBoxes
+from dfmamba.hands.detection import Detector
 
 BUILT_IN, NONE, MEDIAPIPE = "built-in", "none", "mediapipe"
 
@@ -33,7 +33,7 @@ def make_detector(name: str, device: str = "auto") -> Detector | GivenBoxes | No
     if name.endswith(".json"):
         return GivenBoxes(name)
     from dfmamba.detect.network import NAME, NetworkDetector
-    from dfmamba.predict.predictor import choose_device
+    from dfmamba.machine import choose_device
 
     if name != BUILT_IN and not os.path.isdir(name):
         raise FileNotFoundError(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from dfmamba.detect.detection import Detection, suppress
 from dfmamba.hands.affine import Affine
+from dfmamba.hands.detection import Detection, suppress
 from dfmamba.heads.detector_losses import boxes_of_map
 
 LEAST_SCORE = 0.05

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dfmamba.detect.detection import Detection
+from dfmamba.hands.detection import Detection
 
 _SIDES = ("right", "left", None)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dfmamba.detect.detection import Detection
 from dfmamba.hands.affine import box_of_points
+from dfmamba.hands.detection import Detection
 
 MOST_HANDS = 8
 

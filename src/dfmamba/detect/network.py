@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from dfmamba.detect.decode import decode
-from dfmamba.detect.detection import Detection, suppress
 from dfmamba.hands.affine import box_iou, crop_affine, picture_square, square_box
 from dfmamba.hands.crop import warp_image
-from dfmamba.models import check_device, load
+from dfmamba.hands.detection import Detection, suppress
+from dfmamba.machine import check_device
+from dfmamba.models import load
 
 NAME = "detector"
 """Of the packaged weights."""

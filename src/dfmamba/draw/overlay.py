@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from PIL import Image
 
@@ -18,7 +20,9 @@ from dfmamba.draw.canvas import (
 )
 from dfmamba.hands.skeleton import BONES, NUM_JOINTS
 from dfmamba.io.images import as_picture
-from dfmamba.predict.result import Hand, Prediction
+
+if TYPE_CHECKING:
+    from dfmamba.predict.result import Hand, Prediction
 
 
 def draw_overlay(image: Image.Image | np.ndarray, prediction: Prediction, scale: float = 1.0) -> Image.Image:

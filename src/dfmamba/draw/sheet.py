@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from PIL import Image
 
@@ -10,7 +12,9 @@ from dfmamba.draw.overlay import draw_overlay
 from dfmamba.draw.view3d import GRID_MM, VIEWS, draw_view
 from dfmamba.hands.skeleton import FINGER_COLORS_RGB, FINGER_NAMES
 from dfmamba.io.images import as_picture
-from dfmamba.predict.result import Prediction
+
+if TYPE_CHECKING:
+    from dfmamba.predict.result import Prediction
 
 _MARGIN = 20
 _HEADER = 34

@@ -19,14 +19,15 @@ from dfmamba.detect import decode, network, suppress
 from dfmamba.detect.build import BUILT_IN, NONE
 from dfmamba.draw.canvas import SIDE_COLORS
 from dfmamba.export.config import ExportConfig
-from dfmamba.export.subject import SCHEMA, Subject
+from dfmamba.export.subject import Subject
 from dfmamba.export.write import Report, export
 from dfmamba.fuse import fuse
 from dfmamba.hands.skeleton import BONES, FINGER_COLORS_RGB, FINGERS, JOINT_NAMES, REFERENCE_BONES_MM
 from dfmamba.hands.upright import CLOSE_FACTOR
 from dfmamba.io.files import write_atomic
 from dfmamba.models import HandPoseModel, load
-from dfmamba.predict import find, found, lift, looks, result, sides
+from dfmamba.models.onnx_model import SCHEMA
+from dfmamba.predict import lift, looking, result
 
 WEB = Path(__file__).parent / "web"
 VIEW = Path(__file__).parents[1] / "app" / "static" / "view3d.js"
@@ -42,6 +43,12 @@ GET_RUNTIME = "npm install onnxruntime-web, then --runtime node_modules/onnxrunt
 FIND_AGAIN_S, FIND_SHARE = 1.0, 0.2
 """A film's hands are looked for anew after so many seconds, but in no more than this share of the time;
 between, each is followed by one upright look."""
+
+LOOKING = (
+    *("FIRST_LOOK", "OWN_IOU", "UNION_IOU", "NEAR_ENOUGH", "AIM_FACTOR", "SAME_HAND"),
+    *("SURE_SIDE", "EXCHANGE"),
+)
+"""Constants of `dfmamba.predict.looking` that `web/looking.js` uses."""
 
 BATCH_SIZE = 16
 RUNTIME_LICENSE = """\
@@ -160,19 +167,9 @@ def settings(subject: Subject) -> dict[str, Any]:
         "reference_bones_mm": REFERENCE_BONES_MM.tolist(),
         "joint_colors": [_hex(color) for color in joint_colors],
         "side_colors": {side: _hex(color) for side, color in SIDE_COLORS.items()},
-        "UNION_IOU": looks.UNION_IOU,
-        "SAME_HAND": found.SAME_HAND,
-        "COMPARABLE": found.COMPARABLE,
-        "NEAR_ENOUGH": looks.NEAR_ENOUGH,
-        "SURE_SIDE": sides.SURE_SIDE,
-        "EXCHANGE": sides.EXCHANGE,
-        "UPRIGHT_FACTORS": list(looks.UPRIGHT_FACTORS),
-        "MIDDLE": looks.MIDDLE,
-        "OFF_AIM": looks.OFF_AIM,
+        **{name: getattr(looking, name) for name in LOOKING},
         "CLOSE_FACTOR": CLOSE_FACTOR,
         "HAND_MARGIN": lift.HAND_MARGIN,
-        "FIRST_LOOK": find.FIRST_LOOK,
-        "OWN_IOU": find.OWN_IOU,
         "FIND_AGAIN_S": FIND_AGAIN_S,
         "FIND_SHARE": FIND_SHARE,
     }

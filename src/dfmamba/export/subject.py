@@ -14,10 +14,9 @@ from dfmamba.backbones.registry import BACKBONES, PEERS
 from dfmamba.fuse import fuse
 from dfmamba.hands.skeleton import JOINT_NAMES
 from dfmamba.models import PACKAGED, HandPoseModel, list_models, load
+from dfmamba.models.onnx_model import POSE_OUTPUTS, SCHEMA
 
-SCHEMA = "dfmamba.onnx/1"
 INPUT_NAME = "image"
-POSE_OUTPUTS = ("joints_25d", "joint_logits", "present_logits")
 SMALLEST_SIZE, DEFAULT_SIZE = 32, 256
 
 

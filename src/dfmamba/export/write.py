@@ -16,9 +16,9 @@ from dfmamba.export.onnx_file import onnx_bytes, quiet
 from dfmamba.export.pictures import crops_of, find_pictures
 from dfmamba.export.program import program_bytes
 from dfmamba.export.quantize import int8_bytes
-from dfmamba.export.runtime import open_session, run_in_batches, run_session
 from dfmamba.export.subject import Subject
 from dfmamba.io.files import write_atomic
+from dfmamba.models.onnx_model import open_session, run_in_batches, run_session
 
 BATCHES = (1, 3, 16)
 """Batch sizes in which a file without a fixed one is checked."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dfmamba.detect.detection import Detection
 from dfmamba.hands.affine import box_iou
+from dfmamba.hands.detection import Detection
 
 
 @dataclass(frozen=True)

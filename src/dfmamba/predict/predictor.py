@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -13,14 +13,13 @@ from PIL import Image
 from torch import nn
 
 from dfmamba.detect.build import make_detector
-from dfmamba.detect.detection import Detection, Detector
 from dfmamba.detect.given import GivenBoxes
 from dfmamba.hands.camera import Camera
+from dfmamba.hands.detection import Detection, Detector
 from dfmamba.hands.skeleton import NUM_JOINTS
 from dfmamba.io.images import as_picture, load_image
-from dfmamba.models import check_device, load
-from dfmamba.predict.find import find_at_detections, find_in_pictures
-from dfmamba.predict.found import Sided
+from dfmamba.machine import choose_device
+from dfmamba.models import load
 from dfmamba.predict.lift import (
     check_box,
     hand_box,
@@ -29,11 +28,9 @@ from dfmamba.predict.lift import (
     mirror_picture,
     mirror_points,
 )
-from dfmamba.predict.looks import Looker
+from dfmamba.predict.looking import CropNetwork, SidedHand, find_at_detections, find_in_images
 from dfmamba.predict.result import SIDES, Hand, Prediction
-
-if TYPE_CHECKING:
-    from dfmamba.video import Frame, TrackConfig
+from dfmamba.predict.track import Frame, TrackConfig, track_film
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 Box: TypeAlias = Sequence[float] | np.ndarray
@@ -74,7 +71,7 @@ class Predictor:
         _check_config(config)
         self.name = str(getattr(config, "name", type(network).__name__))
         self.image_size = int(config.image_size)
-        self.looker = Looker(self.model, self.image_size, batch_size, self.name)
+        self.network = CropNetwork(self.model, self.image_size, batch_size, self.name)
         self.detector = make_detector(detector, str(self.device)) if isinstance(detector, str) else detector
 
     def predict(
@@ -100,7 +97,7 @@ class Predictor:
                 those of the real hand, pixels remain those of the picture as given.
             threshold: hands with a lower score are left out, 0..1.
             refine: look again, closely and upright, at the hands that the first look found
-                (`dfmamba.predict.looks`).
+                (`dfmamba.predict.looking`).
 
         Raises:
             OSError: if the file cannot be read.
@@ -130,10 +127,10 @@ class Predictor:
         pictures = [_read(image, mirrored) for image in images]
         if detector is not None:
             detections = detector.detect(pictures)
-            found = find_at_detections(self.looker, pictures, detections, threshold, refine)
+            found = find_at_detections(self.network, pictures, detections, threshold, refine)
         else:
             boxes = [_region(box, picture, mirrored) for picture in pictures]
-            found = find_in_pictures(self.looker, pictures, boxes, threshold, refine)
+            found = find_in_images(self.network, pictures, boxes, threshold, refine)
         return self._predictions(images, pictures, found, camera, mirrored, start)
 
     def predict_at(
@@ -167,13 +164,13 @@ class Predictor:
             ]
             for picture, each in zip(pictures, detections, strict=True)
         ]
-        found = find_at_detections(self.looker, pictures, placed, threshold, refine)
+        found = find_at_detections(self.network, pictures, placed, threshold, refine)
         return self._predictions(images, pictures, found, camera, mirrored, start)
 
     def stream(
         self, pictures: Iterable[Picture | Frame], fps: float = 30.0, config: TrackConfig | None = None
     ) -> Iterator[Prediction]:
-        """Follow hands through pictures in their order, as in a film (`dfmamba.video.track`).
+        """Follow hands through pictures in their order, as in a film (`dfmamba.predict.track`).
 
         Args:
             pictures: as for `predict`, or a film's frames.
@@ -186,8 +183,6 @@ class Predictor:
         Raises:
             OSError, ValueError: as for `predict`.
         """
-        from dfmamba.video import Frame, track_film
-
         frames = (
             one if isinstance(one, Frame) else Frame(index, index / fps, _read(one, False))
             for index, one in enumerate(pictures)
@@ -199,7 +194,7 @@ class Predictor:
         self,
         images: Sequence[Picture],
         pictures: Sequence[np.ndarray],
-        found: Sequence[Sequence[Sided]],
+        found: Sequence[Sequence[SidedHand]],
         camera: Camera | None,
         mirrored: bool,
         start: float,
@@ -220,20 +215,6 @@ class Predictor:
             )
             for image, picture, hands in zip(images, pictures, results, strict=True)
         ]
-
-
-def choose_device(device: str | torch.device) -> torch.device:
-    """Turn a device name into a torch device that works here; "auto" is the GPU where there is one.
-
-    Raises:
-        ValueError: if the name is unknown or this machine has no such device.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = check_device(str(device))
-    if chosen.type == "meta":
-        raise ValueError("device 'meta' holds no values, so nothing can be predicted on it; try cpu")
-    return chosen
 
 
 def _check_config(config: Any) -> None:
@@ -274,7 +255,7 @@ def _region(box: Box | None, picture: np.ndarray, mirrored: bool) -> np.ndarray 
 
 
 def _hands(
-    found: Sequence[Sided], picture: np.ndarray, camera: Camera | None, mirrored: bool
+    found: Sequence[SidedHand], picture: np.ndarray, camera: Camera | None, mirrored: bool
 ) -> tuple[Hand, ...]:
     height, width = picture.shape[:2]
     if camera is not None and mirrored:

@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dfmamba.draw.sheet import draw_prediction
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import JOINT_NAMES, NUM_JOINTS
 from dfmamba.io.files import write_atomic
+from dfmamba.io.images import as_picture, load_image
+from dfmamba.text import format_json
 
 SCHEMA = "dfmamba.prediction/1"
 LIST_SCHEMA = "dfmamba.predictions/1"
@@ -175,9 +178,6 @@ class Prediction:
             OSError: the picture can't be read.
             ValueError: it is not usable, or of another size; or it is None and came from memory.
         """
-        from dfmamba.draw.sheet import draw_prediction
-        from dfmamba.io.images import as_picture, load_image
-
         picture = self.image if picture is None else picture
         if picture is None:
             raise ValueError("plot: the prediction knows no file of its picture; give the picture")
@@ -243,21 +243,6 @@ class Prediction:
             return cls.from_json(content)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-
-
-def format_json(data: Mapping[str, Any]) -> str:
-    """Indented JSON whose innermost lists stay on one line; never NaN or infinity."""
-    return _layout(data, 0) + "\n"
-
-
-def _layout(value: Any, depth: int) -> str:
-    inner, outer = "  " * (depth + 1), "  " * depth
-    if isinstance(value, Mapping) and value:
-        lines = [f"{inner}{json.dumps(key)}: {_layout(item, depth + 1)}" for key, item in value.items()]
-        return "{\n" + ",\n".join(lines) + f"\n{outer}}}"
-    if isinstance(value, list) and any(isinstance(item, list | Mapping) for item in value):
-        return "[\n" + ",\n".join(inner + _layout(item, depth + 1) for item in value) + f"\n{outer}]"
-    return json.dumps(value, allow_nan=False)
 
 
 def _one_of(name: str, value: Any, known: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from dfmamba.data.registry import dataset_info
 from dfmamba.metrics.protocols import DATASET_PROTOCOLS, Protocol
 from dfmamba.reproduce.published import SOURCES, Group, PublishedTable, Row
 from dfmamba.reproduce.results import RunResult
-from dfmamba.tables import Table
+from dfmamba.text import Table
 
 TOLERANCE = 0.01
 """How far the number of samples may be off the published one, relative to it."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from dfmamba.bench.report import processor
+from dfmamba.machine import processor
 from dfmamba.models import HandPoseModel, count_macs, count_parameters
 from dfmamba.synthhands5.pictures import load_pictures
 from dfmamba.synthhands5.results import Result, measure, read_results, versions, write_result

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from dfmamba.bench.report import describe_machine
 from dfmamba.bench.timing import Plan, race
+from dfmamba.machine import describe_machine
 from dfmamba.models import HandPoseModel, count_macs, count_parameters
 from dfmamba.synthhands5.rows import Row
 from dfmamba.synthhands5.training import HEAD, model_config

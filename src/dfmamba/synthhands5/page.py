@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from dfmamba.io.files import write_atomic
-from dfmamba.tables import Table
+from dfmamba.text import Table
 
 _MEDIA = {b"\x89PNG\r\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 Block = tuple[str, str]

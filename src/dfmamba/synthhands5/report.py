@@ -28,7 +28,7 @@ from dfmamba.synthhands5.rows import (
 from dfmamba.synthhands5.settings import PICTURE, SETTINGS, SPLITS, VERSION
 from dfmamba.synthhands5.statistics import FIGURES, Difference, Summary
 from dfmamba.synthhands5.training import HEAD, BenchmarkRun
-from dfmamba.tables import Table
+from dfmamba.text import Table
 
 COSTS_COMMAND = "dfmamba synthhands5 costs"
 """Measures the latencies."""

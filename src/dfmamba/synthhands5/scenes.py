@@ -9,12 +9,12 @@ from functools import partial
 
 import numpy as np
 
-from dfmamba.data.synthetic import scenes
-from dfmamba.data.synthetic.generator import Backdrop, Compose
-from dfmamba.data.synthetic.mesh import SceneGeometry
-from dfmamba.data.synthetic.scenes import Staged
-from dfmamba.data.synthetic.staging import euler, frame, make_actor
 from dfmamba.hands.camera import Camera
+from dfmamba.synth import scenes
+from dfmamba.synth.generator import Backdrop, Compose
+from dfmamba.synth.mesh import SceneGeometry
+from dfmamba.synth.scenes import Staged
+from dfmamba.synth.staging import euler, frame, make_actor
 from dfmamba.synthhands5.settings import MARGIN, SETTINGS, known
 
 VIEWS = {"front": 0.4, "up": 0.4, "ego": 0.2}

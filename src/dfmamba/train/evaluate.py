@@ -16,9 +16,7 @@ from dfmamba.hands.skeleton import REFERENCE_BONES_MM
 from dfmamba.hands.upright import CLOSE_FACTOR
 from dfmamba.metrics import PROTOCOLS, HandMetrics
 from dfmamba.models import HandPoseModel
-from dfmamba.predict.found import Look
-from dfmamba.predict.looks import Looker
-from dfmamba.predict.sides import sure_of_side
+from dfmamba.predict.looking import CropNetwork, View, sure_of_side
 
 PCK_FRACTION = 0.1
 
@@ -43,24 +41,24 @@ def first_square(sample: HandSample, box: Box = "joints") -> np.ndarray:
 
 def look_at_samples(
     model: HandPoseModel, samples: Iterable[HandSample], box: Box, refine: bool, batch: int
-) -> Iterator[tuple[HandSample, Look, Look]]:
+) -> Iterator[tuple[HandSample, View, View]]:
     """Each sample with the first look of a model at it, and with the last one, by side.
 
     How many hands there are is taken from the labels: a single hand is the likelier one of the first look.
     """
-    looker = Looker(model, model.config.image_size, batch, model.config.name)
+    network = CropNetwork(model, model.config.image_size, batch, model.config.name)
     for chunk in batched(samples, batch):
         pictures = [_picture(sample) for sample in chunk]
         squares = [first_square(sample, box) for sample in chunk]
-        first = looker.look_at_boxes(pictures, squares)
+        first = network.see_squares(pictures, squares)
         if refine and box == "picture":
-            first = looker.look_closer(pictures, first, squares, 0.0)
+            first = network.see_closer(pictures, first, squares, 0.0)
         kept = [
             look if sample.present.sum() > 1 else _likelier(look)
             for sample, look in zip(chunk, first, strict=True)
         ]
         sure = [sure_of_side(look) for look in first]
-        last = looker.look_upright(pictures, kept, sure) if refine else kept
+        last = network.see_upright(pictures, kept, sure) if refine else kept
         yield from zip(chunk, first, last, strict=True)
 
 
@@ -78,7 +76,7 @@ def _picture(sample: HandSample) -> np.ndarray:
     return encode_depth(sample.depth_mm)
 
 
-def _likelier(look: Look) -> Look:
+def _likelier(look: View) -> View:
     side = max(look, key=lambda side: look[side].score)
     return {side: look[side]}
 

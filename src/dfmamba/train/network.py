@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from dfmamba.models import HandPoseModel, check_device, load
+from dfmamba.machine import check_device
+from dfmamba.models import HandPoseModel, load
 from dfmamba.train.checkpoint import load_state, save_state
 from dfmamba.train.config import RunConfig
 from dfmamba.train.optim import build_optimizer, learning_rate, set_learning_rate, update_average

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from dfmamba.data.index import cache_root
 from dfmamba.data.kinds import SYNTHETIC_KINDS
-from dfmamba.data.synthetic.appearance import SKIN_RAMP_SRGB
-from dfmamba.data.synthetic.background import sample_background
-from dfmamba.data.synthetic.cache import ShardedHands, render_shards
-from dfmamba.data.synthetic.generator import SyntheticConfig
 from dfmamba.hands.affine import extents
 from dfmamba.io.files import open_atomic_bytes
+from dfmamba.synth.appearance import SKIN_RAMP_SRGB
+from dfmamba.synth.background import sample_background
+from dfmamba.synth.cache import ShardedHands, render_shards
+from dfmamba.synth.generator import SyntheticConfig
 from dfmamba.train.augment import (
     AugmentConfig,
     aimed_crops,

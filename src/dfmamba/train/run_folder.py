@@ -49,7 +49,7 @@ def describe_start(device: str, world: int) -> dict[str, Any]:
 
     There is neither the machine's name nor the user's home folder in it.
     """
-    from dfmamba.bench.report import describe_machine
+    from dfmamba.machine import describe_machine
 
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -6,24 +6,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dfmamba.predict.smooth import SmoothConfig as SmoothConfig
+    from dfmamba.predict.track import Frame as Frame
+    from dfmamba.predict.track import TrackConfig as TrackConfig
+    from dfmamba.predict.track import Tracked as Tracked
+    from dfmamba.predict.track import track_film as track_film
     from dfmamba.video.encode import OverlayWriter as OverlayWriter
     from dfmamba.video.film import read_film as read_film
-    from dfmamba.video.frames import Frame as Frame
     from dfmamba.video.frames import read_frames as read_frames
-    from dfmamba.video.smooth import SmoothConfig as SmoothConfig
-    from dfmamba.video.track import TrackConfig as TrackConfig
-    from dfmamba.video.track import Tracked as Tracked
-    from dfmamba.video.track import track_film as track_film
 
 _PUBLIC = {
-    "Frame": "dfmamba.video.frames",
+    "Frame": "dfmamba.predict.track",
     "OverlayWriter": "dfmamba.video.encode",
-    "SmoothConfig": "dfmamba.video.smooth",
-    "TrackConfig": "dfmamba.video.track",
-    "Tracked": "dfmamba.video.track",
+    "SmoothConfig": "dfmamba.predict.smooth",
+    "TrackConfig": "dfmamba.predict.track",
+    "Tracked": "dfmamba.predict.track",
     "read_film": "dfmamba.video.film",
     "read_frames": "dfmamba.video.frames",
-    "track_film": "dfmamba.video.track",
+    "track_film": "dfmamba.predict.track",
 }
 
 __all__ = [

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from dfmamba.draw.canvas import INK, SIDE_COLORS, WHITE, font, text_width
 from dfmamba.draw.overlay import draw_overlay
-from dfmamba.video.track import Tracked
+from dfmamba.predict.track import Tracked
 
 QUALITY = "20"
 """x264's constant rate factor; lower is better and larger."""

@@ -16,9 +16,9 @@ from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import JOINT_NAMES
 from dfmamba.predict.predictor import Predictor
 from dfmamba.predict.result import SCALE, Hand, Prediction
+from dfmamba.predict.smooth import SmoothConfig
+from dfmamba.predict.track import TrackConfig, track_film
 from dfmamba.video.frames import FrameReader
-from dfmamba.video.smooth import SmoothConfig
-from dfmamba.video.track import TrackConfig, track_film
 
 if TYPE_CHECKING:
     from dfmamba.view import Viewer

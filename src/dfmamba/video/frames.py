@@ -6,13 +6,11 @@ import abc
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-
 from dfmamba.io.images import find_images, load_image
+from dfmamba.predict.track import Frame
 
 FOLDER_FPS = 25
 """Frames a second of a folder of frames, where nothing else is said."""
@@ -30,23 +28,6 @@ _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _FILMS = (b"\x1a\x45\xdf\xa3", b"FLV\x01", b"OggS", b"\x30\x26\xb2\x75", b"\0\0\x01\xba", b"\0\0\x01\xb3")
 _ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """One picture of a film.
-
-    Attributes:
-        index: its number in the film from 0; broken frames count, so numbers may be missing.
-        time_s: seconds since the film's beginning, by its own time stamps; strictly growing.
-        picture: (H, W, 3) uint8 RGB, upright.
-        path: of the picture, in a folder of frames; else None.
-    """
-
-    index: int
-    time_s: float
-    picture: np.ndarray
-    path: str | None = None
 
 
 class FrameReader(abc.ABC):

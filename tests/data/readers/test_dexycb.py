@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dfmamba.data.fixtures import dexycb as fixture
 from dfmamba.data.own_format import write_own, write_shards
 from dfmamba.data.readers.dexycb import (
     SEQUENCES,
@@ -30,7 +29,9 @@ from dfmamba.data.readers.dexycb import (
     split_of,
 )
 from dfmamba.data.readers.own import OwnData
-from dfmamba.data.registry import open_dataset, write_fixture
+from dfmamba.data.registry import open_dataset
+from dfmamba.fixtures import dexycb as fixture
+from dfmamba.fixtures import write_fixture
 
 pytest.importorskip("warp")
 
@@ -245,11 +246,24 @@ def test_wrong_intrinsics(one: Path) -> None:
     path.write_text("color: {fx: 900, fy: 900, ppx: 100, ppy: 100}\n")
     assert reasons(one) == {"3D joints don't fall on their pixels: wrong intrinsics": 1}
     path.write_text("color: {fx: -900, fy: 900, ppx: 100, ppy: 100}\n")
-    with pytest.raises(ValueError, match=path.name):
-        DexYCB(one, "s0_test")
+    assert reasons(one) == {f"calibration/intrinsics/{path.name} is damaged": 1}
     path.unlink()
     with pytest.raises(OSError, match=path.name):
         DexYCB(one, "s0_test")
+
+
+def test_a_damaged_meta_file_costs_its_own_sequence_only(copy: Path, tmp_path: Path) -> None:
+    root = tmp_path / "damaged"
+    shutil.copytree(copy, root)
+    whole = DexYCB(root, "s0_train")
+    first = whole.index[0].group
+    (root / first / "meta.yml").write_text("num_frames: [\n")
+    damaged = DexYCB(root, "s0_train")
+    others = [row for row in map(whole.index.__getitem__, range(len(whole))) if row.group != first]
+    found = [damaged.index[i] for i in range(len(damaged))]
+    assert [(row.id, row.extra) for row in found] == [(row.id, row.extra) for row in others]
+    assert damaged.report.left_out["the sequence's meta.yml is damaged"] >= len(whole) - len(others) > 0
+    assert len(others) > 0
 
 
 def test_damaged_pictures_are_named(one: Path) -> None:

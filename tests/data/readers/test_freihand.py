@@ -14,10 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dfmamba.data.fixtures.freihand import scenes
 from dfmamba.data.readers.freihand import VERSIONS, FreiHAND, picture_number
-from dfmamba.data.registry import open_dataset, write_fixture
+from dfmamba.data.registry import open_dataset
 from dfmamba.data.sample import HandSample
+from dfmamba.fixtures import write_fixture
+from dfmamba.fixtures.freihand import scenes
 from dfmamba.hands.skeleton import FINGERS, convert_joints
 from dfmamba.io.images import load_image
 

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dfmamba.data.fixtures.interhand import Shot, shots, write_split
 from dfmamba.data.readers.interhand import InterHand26M
-from dfmamba.data.registry import open_dataset, write_fixture
+from dfmamba.data.registry import open_dataset
+from dfmamba.fixtures import write_fixture
+from dfmamba.fixtures.interhand import Shot, shots, write_split
 from dfmamba.hands.affine import box_of_points
 from dfmamba.hands.skeleton import FINGERS, JOINT_NAMES
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import loadmat, savemat
 
-from dfmamba.data.fixtures import nyu as fixture
 from dfmamba.data.readers.nyu import CAMERA, LABELS, MOST_APART_MM, NyuHands, read_labels
-from dfmamba.data.registry import open_dataset, write_fixture
+from dfmamba.data.registry import open_dataset
+from dfmamba.fixtures import nyu as fixture
+from dfmamba.fixtures import write_fixture
 from dfmamba.hands.skeleton import NYU_SUBSET, REFERENCE_BONES_MM, joint_order
 from dfmamba.io.joint_files import read_joint_file
 from dfmamba.metrics.depth_benchmarks import DEPTH_BENCHMARKS, score_depth

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dfmamba.data.own_format import encode_depth_png
+from dfmamba.data.depth import encode_depth_png
 from dfmamba.data.readers.own import OwnData
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import JOINT_NAMES

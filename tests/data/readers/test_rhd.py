@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dfmamba.data.fixtures.rhd import scenes
 from dfmamba.data.readers.rhd import RenderedHands, hand_pixels, load_mask
-from dfmamba.data.registry import open_dataset, write_fixture
+from dfmamba.data.registry import open_dataset
 from dfmamba.data.sample import LEFT, HandSample
+from dfmamba.fixtures import write_fixture
+from dfmamba.fixtures.rhd import scenes
 from dfmamba.hands.affine import box_of_points
 from dfmamba.hands.camera import bone_lengths
 from dfmamba.hands.skeleton import REFERENCE_BONES_MM

@@ -39,9 +39,9 @@ from dfmamba.data.readers.coco import (
     read_lists,
     shrink_frame,
 )
-from dfmamba.data.values import numbers
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import HAND_NAMES
+from dfmamba.io.untrusted import numbers
 
 MIN_JOINTS = 10
 """Hands with fewer valid joints are left out, as by the authors' toolkit."""

@@ -6,7 +6,6 @@ no more than one entry is ever held as nested Python lists.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -17,9 +16,9 @@ import numpy as np
 
 from dfmamba.data.index import Index, index_folder
 from dfmamba.data.indexed import IndexedDataset
-from dfmamba.data.values import numbers
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import convert_joints
+from dfmamba.io import untrusted
 
 PICTURE_MISSING = "picture missing"
 
@@ -80,16 +79,7 @@ def read_json(path: Path, hook: Callable[[dict[str, Any]], Any] | None = None) -
         OSError: the file can't be read; the message names it.
         ValueError: it is damaged, truncated, or not an object; the message names it.
     """
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise OSError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text, the file is damaged ({error.reason})") from error
-    try:
-        content = json.loads(text, object_hook=hook)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON, the file is damaged or cut off ({error})") from error
+    content = untrusted.read_json(path, hook)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds {type(content).__name__}; expected a JSON object")
     return content
@@ -115,9 +105,7 @@ def read_ids(path: Path) -> list[str]:
         ValueError: it is not text.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise OSError(f"{path}: cannot be read ({error.strerror})") from error
+        lines = untrusted.read_bytes(path).decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text, the file is damaged ({error.reason})") from error
     return [line.strip() for line in lines if line.strip()]
@@ -154,7 +142,7 @@ def shrink_frame(entry: dict[str, Any]) -> Any:
     """Hook of `read_json` for files of joints: `Frame`, or None where there are not 42 joints."""
     if "world_coord" not in entry:
         return entry
-    world = numbers(entry["world_coord"], (42, 3))
+    world = untrusted.numbers(entry["world_coord"], (42, 3))
     valid = flags(entry["joint_valid"]) if "joint_valid" in entry else np.ones((2, 21), bool)
     return None if world is None or valid is None else Frame(world[TWO_HANDS], valid)
 
@@ -206,7 +194,7 @@ def is_inner_path(value: Any) -> bool:
 
 def pinhole(focal: Any, centre: Any) -> Camera | None:
     """A camera of fx, fy and cx, cy in pixels; None where these are no plausible numbers."""
-    f, c = numbers(focal, (2,)), numbers(centre, (2,))
+    f, c = untrusted.numbers(focal, (2,)), untrusted.numbers(centre, (2,))
     if f is None or c is None or not (np.abs([*f, *c]) < LARGEST_FOCAL).all() or not (f >= 1).all():
         return None
     return Camera(*f.tolist(), *c.tolist())

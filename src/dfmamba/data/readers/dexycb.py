@@ -7,11 +7,7 @@ Splits and units are those of the data set's toolkit (dex-ycb-toolkit).
 
 from __future__ import annotations
 
-import io
 import os
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from dfmamba.data.depth import load_depth_png
 from dfmamba.data.index import Report, Row
 from dfmamba.data.indexed import IndexedDataset
-from dfmamba.data.own_format import files_digest, load_depth_png
+from dfmamba.data.own_format import files_digest
 from dfmamba.data.sample import LEFT, RIGHT, HandSample
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import KNUCKLES, NUM_JOINTS, WRIST, convert_joints
+from dfmamba.io.untrusted import parse_yaml, quote, read_bytes, read_npz
 
 SUBJECTS = (
     "20200709-subject-01", "20200813-subject-02", "20200820-subject-03", "20200903-subject-04",
@@ -76,7 +74,7 @@ def split_of(name: str) -> Split:
         ValueError: there is none of that name.
     """
     if name not in DexYCB.SPLITS:
-        raise ValueError(f"split is {name!r}; expected one of {', '.join(DexYCB.SPLITS)}")
+        raise ValueError(f"split is {quote(name)}; expected one of {', '.join(DexYCB.SPLITS)}")
     setup, part = name.split("_")
     which = _PARTS.index(part)
     subjects, serials, sequences = tuple(range(10)), tuple(range(8)), tuple(range(SEQUENCES))
@@ -141,19 +139,38 @@ class DexYCB(IndexedDataset):
     def rows(self, report: Report) -> Iterator[Row]:
         """Sequence by sequence, camera by camera, frame by frame, as the toolkit counts."""
         chosen = split_of(self.split)
-        cameras = {SERIALS[i]: read_intrinsics(self._intrinsics(i)) for i in chosen.serials}
+        cameras: dict[str, Camera | str] = {}
+        for i in chosen.serials:
+            path = self._intrinsics(i)
+            try:
+                cameras[SERIALS[i]] = read_intrinsics(path)
+            except (OSError, ValueError):
+                cameras[SERIALS[i]] = f"{path.relative_to(self.root)} is damaged"
         for i in chosen.subjects:
             if not (self.root / SUBJECTS[i]).is_dir():
                 report.leave_out(SUBJECTS[i], "the subject's folder is missing")
         number = 0
         for sequence in self._sequences():
-            meta = read_meta(self.root / sequence / "meta.yml")
+            try:
+                meta: Meta | None = read_meta(self.root / sequence / "meta.yml")
+            except (OSError, ValueError):
+                meta = None
             for serial, camera in cameras.items():
                 folder = f"{sequence}/{serial}"
-                sizes = _sizes(self.root / folder) if meta.frames else None
-                for frame in range(meta.frames):
+                sizes = _sizes(self.root / folder)
+                # Without its meta.yml the pictures there tell how far the toolkit counts.
+                frames = (
+                    sum(name.startswith("color_") for name in sizes or ()) if meta is None else meta.frames
+                )
+                for frame in range(frames):
                     name = f"{folder}/{frame:06d}"
-                    row = self._row(folder, frame, meta.side, camera, sizes)
+                    row: dict[str, Any] | str
+                    if meta is None:
+                        row = "the sequence's meta.yml is damaged"
+                    elif isinstance(camera, str):
+                        row = camera
+                    else:
+                        row = self._row(folder, frame, meta.side, camera, sizes)
                     if isinstance(row, str):
                         report.leave_out(name, row)
                     else:
@@ -273,9 +290,9 @@ def read_meta(path: Path) -> Meta:
     content = _read_yaml(path)
     frames, sides = content.get("num_frames"), content.get("mano_sides")
     if not isinstance(frames, int) or not 0 <= frames < 1_000_000:
-        raise ValueError(f"{path}: num_frames is {frames!r}; expected a number of frames")
+        raise ValueError(f"{path}: num_frames is {quote(frames)}; expected a number of frames")
     if sides not in (["right"], ["left"]):
-        raise ValueError(f"{path}: mano_sides is {sides!r}; expected [right] or [left]")
+        raise ValueError(f"{path}: mano_sides is {quote(sides)}; expected [right] or [left]")
     return Meta(frames, RIGHT if sides == ["right"] else LEFT)
 
 
@@ -301,28 +318,11 @@ def read_labels(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         OSError: it can't be read.
         ValueError: it is damaged, or an array is missing or holds no numbers; the message names it.
     """
-    arrays = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in names:
-                member = archive.getinfo(f"{name}.npy")
-                if member.file_size > _LARGEST_MEMBER:
-                    raise ValueError("an array is too large")
-                arrays[name] = np.load(io.BytesIO(archive.read(member)), allow_pickle=False)
-    except OSError as error:
-        raise OSError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except _NPZ_ERRORS as error:
-        raise ValueError(f"{path}: damaged labels ({type(error).__name__}: {error})") from None
+    arrays = read_npz(path, names, _LARGEST_MEMBER)
     for name, array in arrays.items():
         if array.dtype.kind not in "iuf":
             raise ValueError(f"{path}: {name} holds {array.dtype}; expected numbers")
     return arrays
-
-
-_NPZ_ERRORS = (
-    zipfile.BadZipFile, zlib.error, struct.error, ValueError, KeyError, EOFError, NotImplementedError,
-    RuntimeError, OverflowError, MemoryError, TypeError, SyntaxError, IndexError,
-)  # fmt: skip
 
 
 def _mask(path: Path, side: int) -> np.ndarray:
@@ -343,14 +343,7 @@ def _sizes(folder: Path) -> dict[str, int] | None:
 
 
 def _read_yaml(path: Path) -> dict[Any, Any]:
-    import yaml
-
-    try:
-        content = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except OSError as error:
-        raise OSError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid YAML ({type(error).__name__})") from None
+    content = parse_yaml(read_bytes(path), path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected keys and values, got {type(content).__name__}")
     return content

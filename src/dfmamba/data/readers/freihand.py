@@ -14,7 +14,6 @@ archive of their own. Masks, mesh parameters (`*_mano.json`), meshes and scales 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ import numpy as np
 from dfmamba.data.index import Report, Row
 from dfmamba.data.indexed import LARGEST, IndexedDataset
 from dfmamba.data.sample import RIGHT
-from dfmamba.data.values import numbers
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import convert_joints
+from dfmamba.io.untrusted import numbers, read_json
 
 FOLDER = "FreiHAND_pub_v2"
 SIZE = (224, 224)
@@ -140,12 +139,7 @@ def _row(picture: str, version: str, pose: Any, matrix: Any) -> Row | str:
 
 def _read_list(path: Path) -> list[Any]:
     """A JSON file that holds a list, as long as the split has poses."""
-    try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise OSError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); is the download complete?") from error
+    values = read_json(path)
     if not isinstance(values, list) or not values:
         raise ValueError(f"{path}: expected a list with an entry per pose")
     return values

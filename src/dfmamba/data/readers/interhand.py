@@ -41,8 +41,8 @@ from dfmamba.data.readers.coco import (
     read_lists,
     shrink_frame,
 )
-from dfmamba.data.values import numbers
 from dfmamba.hands.camera import Camera
+from dfmamba.io.untrusted import numbers
 
 ANNOTATIONS = ("all", "human", "machine")
 HAND_TYPES: dict[str, tuple[bool, bool]] = {

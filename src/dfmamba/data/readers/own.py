@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -15,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from dfmamba.data.depth import load_depth_png
 from dfmamba.data.index import Report, Row
 from dfmamba.data.indexed import IndexedDataset
-from dfmamba.data.own_format import FORMAT, SPLITS, UNITS_MM, VERSION, files_digest, load_depth_png
-from dfmamba.data.values import numbers
+from dfmamba.data.own_format import FORMAT, SPLITS, UNITS_MM, VERSION, files_digest
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import HAND_NAMES, JOINT_NAMES, NUM_JOINTS
 from dfmamba.io.images import SUFFIXES, load_image
+from dfmamba.io.untrusted import numbers, quote, read_json
 
 _HEADER = ("format", "version", "units", "joint_names", "samples")
 _ENTRY = ("id", "picture", "depth", "size", "camera", "box", "hands")
@@ -144,31 +144,30 @@ def read_file(path: Path) -> Content:
         OSError: it can't be read.
         ValueError: it is no JSON or breaks the format; the message names it.
     """
-    try:
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise OSError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
-    _check_keys(content, _HEADER, ("depth_unit_mm",), str(path))
+    return parse_file(read_json(path), str(path))
+
+
+def parse_file(content: Any, path: str) -> Content:
+    """As `read_file`, of what the file holds; `path` starts the messages."""
+    _check_keys(content, _HEADER, ("depth_unit_mm",), path)
     if content["format"] != FORMAT or content["version"] != VERSION:
         raise ValueError(
-            f"{path}: format {content['format']!r}, version {content['version']!r}; "
+            f"{path}: format {quote(content['format'])}, version {quote(content['version'])}; "
             f"expected {FORMAT!r}, {VERSION}"
         )
     units, names, unit = content["units"], content["joint_names"], content.get("depth_unit_mm")
     if not isinstance(units, str) or units not in UNITS_MM:
-        raise ValueError(f"{path}: units are {units!r}; expected one of {', '.join(UNITS_MM)}")
+        raise ValueError(f"{path}: units are {quote(units)}; expected one of {', '.join(UNITS_MM)}")
     if not isinstance(names, list) or not names:
         raise ValueError(f"{path}: joint_names is {_kind(names)}; expected a list of names")
     for name in names:
         if name not in JOINT_NAMES or names.count(name) > 1:
             raise ValueError(
-                f"{path}: joint_names has {name!r}, which is unknown or twice there; "
+                f"{path}: joint_names has {quote(name)}, which is unknown or twice there; "
                 f"known: {', '.join(JOINT_NAMES)}"
             )
     if unit is not None and not (_is_number(unit) and 0 < unit < 1e4):
-        raise ValueError(f"{path}: depth_unit_mm is {unit!r}; expected mm a step, above 0")
+        raise ValueError(f"{path}: depth_unit_mm is {quote(unit)}; expected mm a step, above 0")
     if not isinstance(content["samples"], list):
         raise ValueError(f"{path}: samples is {_kind(content['samples'])}; expected a list")
     return Content(
@@ -198,14 +197,14 @@ def check_entry(entry: Any, where: str, content: Content) -> None:
         if key in entry and not (isinstance(value, str) and value and _encodable(value)):
             raise ValueError(f"{where}: {key} is {_kind(value)}; expected a text that is not empty")
         if key != "id" and value is not None and not _is_inside(value):
-            raise ValueError(f"{where}: {key} is {value!r}; expected a path inside of the folder")
+            raise ValueError(f"{where}: {key} is {quote(value)}; expected a path inside of the folder")
     if not entry.get("picture") and not entry.get("depth"):
         raise ValueError(f"{where} has neither picture nor depth; expected at least one of them")
     if entry.get("depth") and math.isnan(content.depth_unit_mm):
         raise ValueError(f"{where} has depth, but the file has no depth_unit_mm; add it")
     size = entry.get("size")
     if size is not None and not _is_size(size):
-        raise ValueError(f"{where}: size is {size!r}; expected [width, height] in pixels")
+        raise ValueError(f"{where}: size is {quote(size)}; expected [width, height] in pixels")
     for key, length in (("camera", 4), ("box", 4)):
         value = entry.get(key)
         if value is not None and not (isinstance(value, list) and len(value) == length):
@@ -215,7 +214,7 @@ def check_entry(entry: Any, where: str, content: Content) -> None:
     for hand in entry["hands"]:
         _check_keys(hand, ("side",), _HAND, f"{where}, a hand")
         if hand["side"] not in HAND_NAMES:
-            raise ValueError(f"{where}: side is {hand['side']!r}; expected right or left")
+            raise ValueError(f"{where}: side is {quote(hand['side'])}; expected right or left")
 
 
 def _read_hands(hands: list[Any], camera: Camera | None, content: Content) -> dict[str, Any] | str:
@@ -269,7 +268,7 @@ def _check_keys(value: Any, required: tuple[str, ...], optional: tuple[str, ...]
     for key in value:
         if key not in required and key not in optional:
             known = ", ".join(dict.fromkeys((*required, *optional)))
-            raise ValueError(f"{where}: unknown key {key!r}; known: {known}")
+            raise ValueError(f"{where}: unknown key {quote(key)}; known: {known}")
 
 
 def _kind(value: Any) -> str:

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
+from dfmamba.data.depth import decode_depth_png
 from dfmamba.data.index import Report, Row
 from dfmamba.data.indexed import IndexedDataset
-from dfmamba.data.own_format import decode_depth_png, header
-from dfmamba.data.readers.own import Content, OwnData, check_entry, read_file
+from dfmamba.data.own_format import header
+from dfmamba.data.readers.own import Content, OwnData, check_entry, parse_file
 from dfmamba.io.tar import Member, decode_picture, tar_members
+from dfmamba.io.untrusted import parse_json, printable
 
 PICTURES = ("jpg", "jpeg", "png")
 """What follows the key of a sample in the name of its picture."""
@@ -104,8 +105,8 @@ class ShardedDataset(OwnData):
             entry, content = self._entry(labels)
             entry |= {"picture": shard if picture else None, "depth": shard if depth else None}
             check_entry(entry, str(labels), content)
-        except (ValueError, RecursionError) as error:
-            report.leave_out(str(error), "labels break the own format")
+        except (OSError, ValueError) as error:
+            report.leave_out(printable(error), "labels break the own format")
             return
         if not entry.get("size"):
             try:
@@ -124,32 +125,17 @@ class ShardedDataset(OwnData):
 
     def _entry(self, labels: Member) -> tuple[dict[str, Any], Content]:
         """The entry in a sample's JSON file, and its header, checked."""
-        text = json.loads(labels.read_bytes().decode("utf-8-sig"))
+        text = parse_json(labels.read_bytes(), labels)
         if not isinstance(text, dict):
             raise ValueError(f"{labels}: expected a JSON object")
         head = {key: text.pop(key) for key in header() if key in text}
         mark = json.dumps(head, sort_keys=True)
         if mark not in self._contents:
-            whole = _Text(str(labels), json.dumps(head | {"samples": []}).encode())
-            self._contents[mark] = read_file(cast(Path, whole))
+            self._contents[mark] = parse_file(head | {"samples": []}, str(labels))
         return text, self._contents[mark]
 
     def _key(self) -> Mapping[str, Any]:
         return IndexedDataset._key(self)
-
-
-@dataclass(frozen=True)
-class _Text:
-    """Stands for a file in an error message, and gives its content."""
-
-    name: str
-    content: bytes
-
-    def __str__(self) -> str:
-        return self.name
-
-    def read_bytes(self) -> bytes:
-        return self.content
 
 
 def _key_of(name: str) -> tuple[str, str]:

@@ -92,8 +92,8 @@ export function cropAffine([x0, y0, x1, y1], size) {
   return [zoom, 0, middle - (zoom * (x0 + x1)) / 2, 0, zoom, middle - (zoom * (y0 + y1)) / 2];
 }
 
-/** The upright crops of one hand, fingers up, as a right hand; maps from the picture to the crop. */
-export function uprightAffines(joints, left, size, factors) {
+/** The upright crop of one hand, fingers up, as a right hand; the map from the picture to the crop. */
+export function uprightAffine(joints, left, size, factor) {
   let [x, y] = [0, 0];
   for (const k of KNUCKLES) {
     x += joints[k][0] / KNUCKLES.length;
@@ -103,15 +103,11 @@ export function uprightAffines(joints, left, size, factors) {
   const [cos, sin] = [Math.cos(angle), Math.sin(angle)];
   const [x0, y0, x1, y1] = extent(joints.map(([u, v]) => [cos * u + sin * v, cos * v - sin * u]));
   const [mx, my] = [(x0 + x1) / 2, (y0 + y1) / 2];
-  const zoom = Math.max(x1 - x0, y1 - y0, 1) / size;
+  const zoom = (factor * Math.max(x1 - x0, y1 - y0, 1)) / size;
   const mirror = left ? -zoom : zoom;
   const [a, b, c, d] = [cos * mirror, -sin * zoom, sin * mirror, cos * zoom];
   const middle = (size - 1) / 2;
   const tx = cos * mx - sin * my - (a + b) * middle;
   const ty = sin * mx + cos * my - (c + d) * middle;
-  const fitted = inverse([a, b, tx, c, d, ty]);
-  return factors.map((f) => {
-    const shift = middle * (1 - 1 / f);
-    return compose([1 / f, 0, shift, 0, 1 / f, shift], fitted);
-  });
+  return inverse([a, b, tx, c, d, ty]);
 }

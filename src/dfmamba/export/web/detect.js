@@ -1,7 +1,7 @@
 // Boxes around hands from the detector's maps, as dfmamba/detect/decode.py reads them.
 
 import { boxIou, cropAffine, inverse, pictureSquare, squareBox } from './affine.js';
-import { planes } from './looks.js';
+import { planes } from './looking.js';
 import { warp } from './warp.js';
 
 /**

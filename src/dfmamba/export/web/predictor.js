@@ -1,21 +1,20 @@
-// From a picture to hands: onnxruntime-web, the looks, and results in the schema of `dfmamba predict`.
+// From a picture to hands: onnxruntime-web, the views of the picture, and results in the schema of `dfmamba predict`.
 
 import { detect } from './detect.js';
-import { findAtDetections, findInPicture, follow, numbered } from './find.js';
 import { handBox, liftJoints } from './lift.js';
-import { Looker } from './looks.js';
+import { CropNetwork, findAtDetections, findInPicture, follow, numbered } from './looking.js';
 
 const SIDES = ['right', 'left'];
 
 export class Predictor {
   /**
    * @param constants the exported settings.json.
-   * @param pose runs the pose model, see Looker.
+   * @param pose runs the pose model, see CropNetwork.
    * @param finder runs the detector on one picture (Float32Array of 3 * size * size), or null.
    */
   constructor(constants, pose, finder = null) {
     this.constants = constants;
-    this.looker = new Looker(pose, constants);
+    this.network = new CropNetwork(pose, constants);
     this.finder = finder;
     this.count = 0;
     this.forget();
@@ -23,9 +22,9 @@ export class Predictor {
 
   /** The hands of a picture {data, width, height} as [side, hand] pairs; with a detector any number. */
   async find(picture, threshold = 0.5, useDetector = true) {
-    if (!this.finder || !useDetector) return findInPicture(this.looker, picture, threshold);
+    if (!this.finder || !useDetector) return findInPicture(this.network, picture, threshold);
     const detections = await detect(this.finder, picture, this.constants.detector);
-    return findAtDetections(this.looker, picture, detections, threshold);
+    return findAtDetections(this.network, picture, detections, threshold);
   }
 
   async predict(picture, { threshold = 0.5, useDetector = true, image = null } = {}) {
@@ -43,7 +42,7 @@ export class Predictor {
     const old = !(time >= this.foundAt && time < this.findAt);
     let hands = [];
     if (this.hands.length && !old) {
-      hands = await follow(this.looker, picture, this.hands, this.constants.FIRST_LOOK * threshold);
+      hands = await follow(this.network, picture, this.hands, this.constants.FIRST_LOOK * threshold);
     }
     if (hands.length < Math.max(this.hands.length, 1)) {
       const start = performance.now();

@@ -1,0 +1,361 @@
+"""The pose model: a backbone and a head, their configuration, and their weights on disk.
+
+A folder of weights holds `model.safetensors`, `config.json` and `README.md` (the model card), which is the
+Hugging Face layout. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from dfmamba.backbones import backbone_config, create_backbone
+from dfmamba.fuse import fuse
+from dfmamba.heads import HeadConfig, build_head, head_config
+from dfmamba.heads.build import AnyHeadConfig
+from dfmamba.heads.detector import DetectorConfig
+from dfmamba.io.files import write_atomic
+from dfmamba.machine import check_device
+from dfmamba.settings import from_values
+
+if TYPE_CHECKING:
+    from dfmamba.predict.result import Prediction
+
+PACKAGED = Path(__file__).parents[1] / "weights"
+"""Folder of the weights that ship with the package."""
+
+WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that defines a pose model.
+
+    Attributes:
+        name: how it is called in results.
+        backbone: a name of `dfmamba.list_backbones()`.
+        backbone_args: fields of the backbone's configuration to change.
+        out_indices: stages whose maps the head gets.
+        in_chans: channels of the picture: 3 for RGB, 1 for depth.
+        head: settings of the head; `head.image_size` is the side of the crop.
+        license: licence of the weights.
+        input_scale: the backbone sees `input_scale * x + input_shift`.
+        input_shift: likewise.
+        framework: settings of the framework that the model was trained in (`dfmamba.frameworks`), by which it
+            is evaluated; None for models of the predictor.
+    """
+
+    name: str
+    backbone: str
+    backbone_args: Mapping[str, Any] = field(default_factory=dict)
+    out_indices: tuple[int, ...] = (1, 2, 3)
+    in_chans: int = 3
+    head: AnyHeadConfig = field(default_factory=HeadConfig)
+    license: str = "Apache-2.0"
+    input_scale: float = 2.0
+    input_shift: float = -1.0
+    framework: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out_indices", tuple(self.out_indices))
+        backbone_config(self.backbone, **self.backbone_args)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square crop that the model sees, in pixels."""
+        return self.head.image_size
+
+    @property
+    def detects(self) -> bool:
+        """Whether it is a detector of hands, not a pose model."""
+        return isinstance(self.head, DetectorConfig)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """Builds from plain values, as `to_dict` gives them.
+
+        Raises:
+            ValueError: an unknown or missing key, or an unusable value.
+        """
+        missing = sorted({"name", "backbone"} - set(values))
+        if missing:
+            raise ValueError(f"model setting {missing[0]!r} is missing")
+        head = values.get("head", {})
+        built = {**values, "head": head_config(head) if isinstance(head, Mapping) else head}
+        return from_values(cls, built, "model")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        values = asdict(replace(self, head=HeadConfig()))
+        return {**values, "out_indices": list(self.out_indices), "head": self.head.to_dict()}
+
+
+MODELS: dict[str, ModelConfig] = {
+    "nano": ModelConfig(
+        name="nano",
+        backbone="dfmamba_nano",
+        head=HeadConfig(image_size=96, num_layers=0, dim=96, anchor_stride=8),
+    ),
+    "tiny_a2j": ModelConfig(
+        name="tiny_a2j",
+        backbone="dfmamba_tiny",
+        head=HeadConfig(image_size=256, num_layers=6),
+    ),
+    "detector": ModelConfig(
+        name="detector",
+        backbone="dfmamba_nano",
+        head=DetectorConfig(image_size=160, width=64),
+    ),
+    "test_detector": ModelConfig(
+        name="test_detector",
+        backbone="dfmamba_test",
+        head=DetectorConfig(image_size=64, width=16),
+    ),
+    "test": ModelConfig(
+        name="test",
+        backbone="dfmamba_test",
+        head=HeadConfig(image_size=64, num_layers=0, dim=16, anchor_stride=8),
+    ),
+}
+
+
+class HandPoseModel(nn.Module):
+    """Crop in, joints out.
+
+    Args:
+        config: architecture.
+
+    Shape: (B, in_chans, S, S) with values in [0, 1] (RGB / 255, or normalised depth), to what the head gives:
+    two hands in 2.5D as `HandPoseOutput`, or the maps of `dfmamba.heads.detnet` or `dfmamba.heads.detector`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = create_backbone(
+            config.backbone,
+            features_only=True,
+            out_indices=config.out_indices,
+            **{**config.backbone_args, "in_chans": config.in_chans},
+        )
+        info: Any = self.backbone.feature_info
+        self.head = build_head(info.channels(), info.reduction(), config.head)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.backbone(x * self.config.input_scale + self.config.input_shift))
+
+    def predict(self, image: Any, **options: Any) -> Prediction:
+        """Finds the hands of one picture; see `dfmamba.predict.Predictor.predict`."""
+        import dfmamba  # the package's door knows who predicts; this floor doesn't
+
+        device = next(self.parameters()).device
+        return dfmamba.Predictor(self, device=str(device)).predict(image, **options)
+
+    def fuse(self) -> HandPoseModel:
+        """A faster copy for inference, with the same outputs; see `dfmamba.fuse.fuse`."""
+        return fuse(self)
+
+    def save(self, folder: str | Path, half: bool = False, card: str | None = None) -> None:
+        """Writes weights, configuration and model card.
+
+        Args:
+            folder: made if needed.
+            half: store the parameters in half precision. Running statistics keep theirs: variances may be too
+                large for it.
+            card: text of the model card; None leaves an existing one alone.
+        """
+        from safetensors.torch import save
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        parameters = {name for name, _ in self.named_parameters()}
+        state = {
+            name: (t.half() if half and name in parameters else t).contiguous().cpu()
+            for name, t in self.state_dict().items()
+        }
+        write_atomic(folder / WEIGHTS_FILE, save(state, {"format": "pt"}))
+        text = json.dumps(self.config.to_dict(), indent=2) + "\n"
+        write_atomic(folder / CONFIG_FILE, text.encode())
+        if card is not None:
+            write_atomic(folder / "README.md", card.encode())
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, device: str = "cpu") -> HandPoseModel:
+        """Reads a model from a folder, or from a repository of the Hugging Face hub by its id.
+
+        Raises:
+            OSError: a file is missing.
+            ValueError: a file is damaged or belongs to another model.
+        """
+        folder = Path(source)
+        if not folder.is_dir():
+            folder = _from_hub(str(source))
+        return _read(cls, folder).to(device).eval()
+
+
+def _from_hub(name: str) -> Path:
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise FileNotFoundError(f"{name}: no such model or folder; known models: {', '.join(list_models())}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[WEIGHTS_FILE, CONFIG_FILE, "README.md"]))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise OSError(f"{name}: neither a folder nor a model that could be downloaded ({first})") from error
+
+
+def _read(cls: type[HandPoseModel], folder: Path) -> HandPoseModel:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / CONFIG_FILE
+    if not path.is_file() or not (folder / WEIGHTS_FILE).is_file():
+        raise FileNotFoundError(f"{folder}: no model here; expected {CONFIG_FILE} and {WEIGHTS_FILE}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it holds no settings")
+        model = cls(ModelConfig.from_dict(values))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: not a model configuration ({error})") from error
+    path = folder / WEIGHTS_FILE
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path}: weights can't be read, the file is damaged ({error})") from error
+    own = model.state_dict()
+    wrong = [name for name in own if name not in state or state[name].shape != own[name].shape]
+    extra = [name for name in state if name not in own]
+    if wrong or extra:
+        raise ValueError(
+            f"{path}: weights of another model: {len(wrong)} tensors missing or of another shape, "
+            f"{len(extra)} unknown (first: {(wrong + extra)[0]}); config.json describes {model.config.name!r}"
+        )
+    broken = [n for n, t in state.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+    if broken:
+        raise ValueError(f"{path}: weights can't be used, {broken[0]} holds values that are not finite")
+    model.load_state_dict({name: t.to(own[name].dtype) for name, t in state.items()})
+    return model
+
+
+def load(name: str | Path = "nano", device: str = "cpu") -> Any:
+    """Loads a trained model, ready to predict.
+
+    Args:
+        name: a packaged model, a folder, a hub id "owner/name", or NAME.onnx from `dfmamba export`.
+        device: a torch device such as "cpu" or "cuda".
+
+    Raises:
+        OSError: no such model, or a file is missing.
+        ValueError: a file is damaged, of another model, or the device is unknown or absent.
+        ImportError: an ONNX file, but no onnxruntime.
+
+    Returns:
+        A `HandPoseModel`; of an ONNX file a `dfmamba.models.onnx_model.OnnxModel`, which is called like one.
+
+    Example:
+        >>> model = load("nano")
+        >>> model.config.image_size
+        96
+    """
+    if str(name).endswith(".onnx"):
+        from dfmamba.models.onnx_model import OnnxModel
+
+        check_device(device)
+        return OnnxModel(name)
+    folder = PACKAGED / str(name)
+    source = folder if (folder / CONFIG_FILE).is_file() else name
+    return HandPoseModel.from_pretrained(source, str(check_device(device)))
+
+
+def from_pretrained(source: str | Path, device: str = "cpu") -> HandPoseModel:
+    """Reads a model from a folder (the Hugging Face layout), or from a repository of the hub by its id.
+
+    Raises:
+        OSError: no such folder or repository, or it can't be reached.
+        ValueError: a file is damaged, of another model, or the device is unknown or absent.
+    """
+    return HandPoseModel.from_pretrained(source, str(check_device(device)))
+
+
+def list_models() -> list[str]:
+    """Names of the trained pose models that ship with the package."""
+    return [name for name, detects in _packaged() if not detects]
+
+
+def list_detectors() -> list[str]:
+    """Names of the trained detectors of hands that ship with the package."""
+    return [name for name, detects in _packaged() if detects]
+
+
+def _packaged() -> list[tuple[str, bool]]:
+    """Name of each packaged model, and whether it is a detector."""
+    return [
+        (path.parent.name, ModelConfig.from_dict(json.loads(path.read_text(encoding="utf-8"))).detects)
+        for path in sorted(PACKAGED.glob(f"*/{CONFIG_FILE}"))
+    ]
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of trainable and frozen parameters."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def count_macs(module: nn.Module, shape: tuple[int, ...], scans: bool = False) -> int:
+    """Multiply-adds of a forward pass.
+
+    Args:
+        module: takes one tensor.
+        shape: of that tensor.
+        scans: also count selective scans (9 operations a state and step, as VMamba counts them, taken as 4.5)
+            and deformable sampling (4 neighbours and a weight an anchor and channel). Published figures and
+            other tools mostly count convolutions and matrix products only.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    import dfmamba.ops  # noqa: F401 (registers the operators)
+
+    def of_scan(u: Any, delta: Any, A: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return 9 * math.prod(u) * A[-1]
+
+    def of_sampling(x: Any, offsets: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return 2 * 5 * offsets[2] * math.prod(x)
+
+    def of_attention(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return 2 * math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
+
+    own = torch.ops.dfmamba
+    # PyTorch 2.7 doesn't count attention on a CPU.
+    custom: dict[Any, Any] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: of_attention}
+    if scans:
+        custom |= {own.selective_scan: of_scan, own.deformable_sample: of_sampling}
+    was_training = module.training
+    device = next(module.parameters()).device
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=custom) as counter:
+        module.eval()(torch.zeros(shape, device=device))
+    module.train(was_training)
+    return counter.get_total_flops() // 2
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Facts about a packaged model: size, cost, licence, input."""
+    model = load(name)
+    size = model.config.image_size
+    return {
+        "name": name,
+        "backbone": model.config.backbone,
+        "parameters": count_parameters(model),
+        "macs": count_macs(model, (1, model.config.in_chans, size, size)),
+        "image_size": size,
+        "in_chans": model.config.in_chans,
+        "license": model.config.license,
+    }

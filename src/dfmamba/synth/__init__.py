@@ -1,0 +1,33 @@
+"""Synthetic hands: pictures with exact labels, made on the fly from a baked hand, without downloads.
+
+Importing this package is cheap; geometry and Warp are loaded when `SyntheticHands` is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dfmamba.synth.cache import ShardedHands as ShardedHands
+    from dfmamba.synth.cache import render_shards as render_shards
+    from dfmamba.synth.generator import SyntheticConfig as SyntheticConfig
+    from dfmamba.synth.generator import SyntheticHands as SyntheticHands
+    from dfmamba.synth.post import recompose as recompose
+
+_HOMES = {
+    "ShardedHands": "cache",
+    "render_shards": "cache",
+    "SyntheticConfig": "generator",
+    "SyntheticHands": "generator",
+    "recompose": "post",
+}
+
+__all__ = ["ShardedHands", "SyntheticConfig", "SyntheticHands", "recompose", "render_shards"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
