@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,16 +204,16 @@ def write_part(path: Path, rows: Sequence[dict[str, Any]]) -> None:
             metadata={"schema": SCHEMA},
         )
         texts = ("path", "error")
-        rows = [{**row, **{name: row[name] and printable(row[name]) for name in texts}} for row in rows]
+        rows = [{**row, **{name: row[name] and utf8_name(row[name]) for name in texts}} for row in rows]
         sink = arrow.BufferOutputStream()
         parquet.write_table(arrow.Table.from_pylist(rows, schema), sink, compression="zstd")
         content = sink.getvalue().to_pybytes()
     write_atomic(path, content)
 
 
-def printable(text: str) -> str:
-    """Text for Parquet, which holds UTF-8 only: bytes of names that are none come out as \\udcXX."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def utf8_name(name: str) -> str:
+    """A file name for Parquet, whose texts are UTF-8: bytes that are none as escape sequences."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def read_report(config: BulkConfig, part: Part) -> PartReport | None:
