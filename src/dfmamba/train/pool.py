@@ -36,6 +36,7 @@ from dfmamba.data.registry import dataset_info, open_dataset
 from dfmamba.data.sample import HandSample
 from dfmamba.hands.affine import box_of_points, crop_affine, square_box
 from dfmamba.hands.crop import warp_image
+from dfmamba.io.files import open_atomic_bytes
 from dfmamba.synth.appearance import SKIN_RAMP_SRGB
 from dfmamba.synth.background import cut_photo, photo_files, sample_background
 from dfmamba.synth.generator import SyntheticConfig
@@ -116,9 +117,8 @@ def open_backgrounds(data: DataConfig, make: bool = True) -> np.ndarray:
             rng = np.random.default_rng([data.seed, 8, i])
             tone = SKIN_RAMP_SRGB[rng.integers(len(SKIN_RAMP_SRGB))]
             images[i] = sample_background(rng, data.size, None, tone)
-        draft = path.with_suffix(f".{os.getpid()}.part.npy")
-        np.save(draft, images)
-        os.replace(draft, path)
+        with open_atomic_bytes(path) as file:
+            np.save(file, images)
     return np.load(path, mmap_mode="r")
 
 
