@@ -13,9 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dfmamba.bench.contest import Absent, Entrant, contest, relative_error, waiter
-from dfmamba.bench.report import milliseconds, remarks
-from dfmamba.bench.timing import Plan
+from dfmamba.bench.contest import (
+    Absent,
+    Entrant,
+    Plan,
+    contest,
+    milliseconds,
+    relative_error,
+    remarks,
+    waiter,
+)
 from dfmamba.heads import HandPoseOutput
 from dfmamba.models import HandPoseModel, count_macs, count_parameters, list_models, load
 from dfmamba.ops import use_backend

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from .build import build_head, head_config
-from .config import HeadConfig
-from .head import AnchorToJoint
-from .losses import LossConfig, pose_loss
-from .output import HandPoseOutput, LayerOutput
+from dfmamba.heads.anchors import HandPoseOutput, HeadConfig, LayerOutput
+from dfmamba.heads.build import AnchorToJoint, build_head, head_config
+from dfmamba.heads.losses import LossConfig, pose_loss
 
 __all__ = [
     "AnchorToJoint",

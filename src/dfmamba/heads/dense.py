@@ -8,11 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dfmamba.heads.anchors import HandPoseOutput, HeadConfig, aggregate, anchor_grid, anchor_weights, by_hand
 from dfmamba.layers import Pointwise
-
-from .anchors import aggregate, anchor_grid, anchor_weights, by_hand
-from .config import HeadConfig
-from .output import HandPoseOutput
 
 OFFSET_CELLS = 2.0
 """Cells that an offset of 1 stands for. In units of the whole picture one optimiser step would move joints by
