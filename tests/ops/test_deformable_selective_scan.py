@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,11 +13,12 @@ from torchvision.ops import deform_conv2d
 from dfmamba.ops import (
     anchor_grid,
     centre_index,
-    deformable_sample,
     deformable_selective_scan,
     deformable_selective_scan_reference,
     selective_scan,
 )
+from dfmamba.ops.deformable_sample.plain import forward as plain_sample
+from dfmamba.ops.selective_scan.plain import forward as plain_scan
 
 BATCH, CHANNELS, HEIGHT, WIDTH, STATES, COUNT = 2, 4, 5, 6, 3, 9
 LENGTH = HEIGHT * WIDTH
@@ -142,34 +145,50 @@ def test_output_does_not_depend_on_tokens_later_than_every_sample() -> None:
 
 
 class _Work(TorchDispatchMode):
-    """Adds up the elements that every operator reads and writes; views are free."""
+    """Adds up what every operator reads, writes and multiplies; views are free."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.elements = 0
+        self.amount = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         if not func.is_view:
             tensors = [value for value in (*args, result) if isinstance(value, Tensor)]
-            self.elements += sum(tensor.numel() for tensor in tensors)
+            self.amount += sum(tensor.numel() for tensor in tensors)
+        if "mm" in func.__name__:
+            self.amount += result.numel() * tensors[0].shape[-1]
         return result
 
 
-def test_work_grows_linearly_with_the_number_of_tokens() -> None:
-    def work(height: int) -> int:
-        width = 20
+def plain_form(x: Tensor, offsets: Tensor, weights: Tensor) -> None:
+    mixed = plain_sample(x, offsets, weights, ANCHORS).flatten(2)
+    operands = scan_operands(mixed.shape[2])
+    plain_scan(mixed, *(operands[n] for n in ("delta", "A", "B", "C", "D", "z", "delta_bias")), True)
+
+
+def dense_form(x: Tensor, offsets: Tensor, weights: Tensor) -> None:
+    """Every token with every other one, as attention does it."""
+    tokens = x.flatten(2)
+    torch.bmm(torch.bmm(tokens.transpose(1, 2), tokens).softmax(2), tokens.transpose(1, 2))
+
+
+def growth(run: Callable[[Tensor, Tensor, Tensor], None]) -> float:
+    """How many times more work four times the tokens are."""
+
+    def work(height: int, width: int = 20) -> int:
         offsets, _ = centre_only(height, width)
         weights = normal(BATCH, 1, COUNT, height, width)
-        x = normal(BATCH, CHANNELS, height, width)
         with torch.no_grad(), _Work() as counted:
-            mixed = deformable_sample(x, offsets, weights, ANCHORS)
-            selective_scan(mixed.flatten(2), **scan_operands(height * width))
-        return counted.elements
+            run(normal(BATCH, CHANNELS, height, width), offsets, weights)
+        return counted.amount
 
-    once, twice, four = work(16), work(32), work(64)
-    assert twice / once == pytest.approx(2, rel=0.1)
-    assert four / twice == pytest.approx(2, rel=0.1)
+    return work(64) / work(16)
+
+
+def test_work_grows_linearly_with_the_number_of_tokens() -> None:
+    assert growth(plain_form) == pytest.approx(4, rel=0.1)
+    assert growth(dense_form) > 12  # what is counted would show it
 
 
 def test_maps_or_sequences_of_steps_and_gates() -> None:
