@@ -31,7 +31,7 @@ from dfmamba.hands.model import (
     HandModel,
     clamp,
 )
-from dfmamba.synth.capsules import SELF_FIRST, SELF_RADII, SELF_SECOND, SELF_SEGMENTS, self_clearance
+from dfmamba.synth.grasp import SELF_FIRST, SELF_RADII, SELF_SECOND, SELF_SEGMENTS, self_clearance
 from dfmamba.synth.pose import PosePrior
 
 CONTACT_SHARE = 0.24

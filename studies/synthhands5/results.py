@@ -153,6 +153,10 @@ def write_result(folder: str | Path, result: Result) -> Path:
     return path
 
 
+_IDENTITY: dict[str, type] = {"setting": str, "entry": str, "seed": int, "steps": int, "split": str}
+"""What results are told apart and sorted by."""
+
+
 def read_results(folder: str | Path, split: str | None = "test") -> list[Result]:
     """All results below a folder on a split (None: on any), by setting, entry, seed and steps.
 
@@ -168,8 +172,11 @@ def read_results(folder: str | Path, split: str | None = "test") -> list[Result]
             missing = {field.name for field in fields(Result)} - set(values)
             if missing:
                 raise ValueError(f"{sorted(missing)[0]!r} is missing")
+            for name, kind in _IDENTITY.items():
+                if type(values[name]) is not kind:
+                    raise ValueError(f"{name} is {values[name]!r}; expected {kind.__name__}")
             found.append(from_values(Result, values, "result"))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}: no result of the benchmark ({error})") from error
     return sorted(
         (r for r in found if split in (r.split, None)), key=lambda r: (r.setting, r.entry, r.seed, r.steps)

@@ -19,9 +19,9 @@ from dfmamba.hands.model import (
     THUMB_BONES,
     HandModel,
     mirror_faces,
+    vertex_normals,
 )
-from dfmamba.synth.capsules import capsule_gaps, hand_capsules
-from dfmamba.synth.objects import vertex_normals
+from dfmamba.synth.grasp import capsule_gaps, hand_capsules
 from dfmamba.synth.pose import PosePrior, draw_wrist
 
 MODEL = HandModel.load()

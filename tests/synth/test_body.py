@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dfmamba.hands.model import rotation_about
-from dfmamba.synth.body import LIPS, SCALP, BodyModel, aligning, bend_arm
+from dfmamba.synth.person import LIPS, SCALP, BodyModel, aligning, bend_arm
 from dfmamba.synth.pose import ASSETS
 
 MODEL = BodyModel.load()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dfmamba.hands.model import NUM_ANGLES, HandModel
-from dfmamba.synth.capsules import (
+from dfmamba.synth.grasp import (
     SELF_FIRST,
     SELF_SECOND,
     SELF_SEGMENTS,

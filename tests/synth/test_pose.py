@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dfmamba.hands.model import FINGERS, HIGH, LOW, NUM_ANGLES, NUM_HAND_ANGLES, HandModel, clamp
-from dfmamba.synth.capsules import self_clearance
+from dfmamba.synth.grasp import self_clearance
 from dfmamba.synth.pose import (
     GESTURES,
     SIGNS,

@@ -271,7 +271,7 @@ def _fixture(options: Namespace) -> int:
 
 
 def _people(options: Namespace) -> int:
-    from dfmamba.synth.people_shards import PeopleConfig, render_people_shards
+    from dfmamba.synth.shards import PeopleConfig, render_people_shards
 
     config = PeopleConfig(seed=options.seed, size=options.size)
     print(render_people_shards(config, options.count, options.out, options.workers))

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from dfmamba.hands.camera import Camera
+from dfmamba.io.files import draft_folder
 from dfmamba.io.untrusted import parse_json, read_bytes
 from dfmamba.text import shorten
 
@@ -214,10 +215,7 @@ def write_index(
         OSError: the folder can't be written.
         ValueError: rows differ in shape.
     """
-    draft = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
+    with draft_folder(folder) as draft:
         report.kept = _write_columns(draft, rows, joints)
         facts = {
             "version": VERSION,
@@ -238,8 +236,6 @@ def write_index(
                 raise
             return found
         return Index(folder, facts)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _write_columns(folder: Path, rows: Iterable[Row], joints: int) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -21,10 +20,11 @@ from torch import Tensor
 from dfmamba.data.index import cache_root
 from dfmamba.data.kinds import SYNTHETIC_KINDS
 from dfmamba.hands.affine import extents
+from dfmamba.io.files import open_atomic_bytes
 from dfmamba.synth.appearance import SKIN_RAMP_SRGB
 from dfmamba.synth.background import sample_background
-from dfmamba.synth.cache import ShardedHands, render_shards
 from dfmamba.synth.generator import SyntheticConfig
+from dfmamba.synth.shards import ShardedHands, render_shards
 from dfmamba.train.augment import (
     AugmentConfig,
     aimed_crops,
@@ -77,9 +77,8 @@ def render_backgrounds(data: DataConfig) -> np.ndarray:
             rng = np.random.default_rng([data.seed, 8, i])
             tone = SKIN_RAMP_SRGB[rng.integers(len(SKIN_RAMP_SRGB))]
             pictures[i] = sample_background(rng, data.size, data.photos, tone)
-        draft = path.with_suffix(f".{os.getpid()}.part.npy")
-        np.save(draft, pictures)
-        os.replace(draft, path)
+        with open_atomic_bytes(path) as file:
+            np.save(file, pictures)
     return np.load(path, mmap_mode="r")
 
 

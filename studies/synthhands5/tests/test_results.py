@@ -215,6 +215,10 @@ def test_other_files_are_refused_by_name(tmp_path: Path, change: dict[str, Any],
 )
 @example(b"[1]")
 @example(b"\xff\xfe{}")
+@example(b"[" * 100_000 + b"]" * 100_000)
+@example(json.dumps({**json.loads(CONTENT), "seed": "x"}).encode())
+@example(json.dumps({**json.loads(CONTENT), "setting": None}).encode())
+@example(json.dumps({**json.loads(CONTENT), "steps": []}).encode())
 def test_damaged_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tiny-s0.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"tiny-s0\.json: no result of the benchmark"):
