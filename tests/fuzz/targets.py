@@ -392,8 +392,7 @@ def joint_texts(folder: Path) -> Iterator[Seed]:
 
 def rendered_shards(folder: Path) -> Iterator[Seed]:
     from dfmamba.synth import SyntheticConfig
-    from dfmamba.synth.cache import ShardedHands
-    from dfmamba.synth.people_shards import PeopleConfig, PeopleShards
+    from dfmamba.synth.shards import PeopleConfig, PeopleShards, ShardedHands
 
     def array(value: np.ndarray) -> bytes:
         memory = io.BytesIO()
@@ -485,15 +484,17 @@ def run_files(folder: Path) -> Iterator[Seed]:
 
 
 def film_names(folder: Path) -> Iterator[Seed]:
+    from dfmamba.text import one_line
     from dfmamba.video.frames import is_film, read_frames
 
     def read(copy: bytes) -> None:
+        """As the command, which writes a name so that a terminal can show it."""
         name = copy.decode("utf-8", "surrogateescape")
-        is_film(name)
         try:
+            is_film(name)
             read_frames(name, fps=None).close()
-        except ImportError as error:
-            raise ValueError(str(error)) from None
+        except (ImportError, *EXPECTED) as error:
+            raise ValueError(one_line(error)) from None
 
     for name in (b"camera:0", b"a/b.mp4", b"rtsp://host:554/stream", b"camera:99", b"../film.mov"):
         yield Seed(name, "text", read, whole=False)
