@@ -11,7 +11,7 @@ offsets o_k, and then runs a state-space recurrence with N states per channel ov
     y_t  = C_t h_t + D x~_t                                                                (3)
 
 (1) is `dfmamba.ops.deformable_sample`, (2) and (3) are `dfmamba.ops.selective_scan`. Where the paper is
-silent, `docs/understand/method.md` says what was chosen and why; `DSSMConfig.as_published` gives the equations
+silent, docs/understand/method.md says what was chosen and why; `DSSMConfig.as_published` gives the equations
 as they stand here.
 
 The blocks are those of Fig. 3: convolution; gated convolution, the Mamba block without its scan (MambaOut,
