@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import FrozenInstanceError, dataclass
+from dataclasses import FrozenInstanceError
 
 import pytest
-from torch import nn
 
-from dfmamba.heads import HeadConfig, build
+from dfmamba.heads import HeadConfig
 
 
 def test_depths_follow_the_crop_and_the_unit() -> None:
@@ -64,26 +63,3 @@ def test_unknown_key_is_refused() -> None:
 def test_bad_values_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         HeadConfig(**values)  # type: ignore[arg-type]
-
-
-def test_a_head_from_outside_enters_by_the_same_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    @dataclass(frozen=True)
-    class Mine:
-        image_size: int = 32
-
-        @classmethod
-        def from_dict(cls, values: dict) -> Mine:
-            return cls(**values)
-
-    monkeypatch.setattr(build, "HEADS", dict(build.HEADS))
-    with pytest.raises(ValueError, match="unknown kind of head 'mine'; known: anchor, detector, detnet"):
-        build.head_config({"kind": "mine"})
-    build.register_head("mine", Mine, lambda channels, strides, config: nn.Conv2d(channels[0], 1, 1))
-    settings = build.head_config({"kind": "mine", "image_size": 64})
-    assert settings == Mine(64)
-    assert build.build_head([8], [4], settings).in_channels == 8
-    for kind, config in (("mine", int), ("other", Mine)):
-        with pytest.raises(ValueError, match="there is a head"):
-            build.register_head(kind, config, nn.Identity)
-    with pytest.raises(ValueError, match="no head has settings of the kind int"):
-        build.build_head([8], [4], 3)  # type: ignore[arg-type]

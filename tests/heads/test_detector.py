@@ -53,7 +53,7 @@ def test_settings_round_trip_and_bad_ones_are_refused() -> None:
     assert head_config(config.to_dict()) == config
     with pytest.raises(ValueError, match="unknown head setting"):
         head_config({"kind": "detector", "depth": 3})
-    with pytest.raises(ValueError, match="expected 1 to 4096"):
+    with pytest.raises(ValueError, match="expected 1 to"):
         DetectorConfig(width=0)
     with pytest.raises(ValueError, match="can't be divided"):
         DetectorHead((8,), (16,), DetectorConfig(image_size=40))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import deform_conv2d
 
 from dfmamba.ops import (
@@ -17,8 +18,8 @@ from dfmamba.ops import (
     deformable_selective_scan_reference,
     selective_scan,
 )
-from dfmamba.ops.deformable_sample.plain import forward as plain_sample
-from dfmamba.ops.selective_scan.plain import forward as plain_scan
+from dfmamba.ops.deformable_sample import plain as sample_plain
+from dfmamba.ops.selective_scan import plain as scan_plain
 
 BATCH, CHANNELS, HEIGHT, WIDTH, STATES, COUNT = 2, 4, 5, 6, 3, 9
 LENGTH = HEIGHT * WIDTH
@@ -145,50 +146,57 @@ def test_output_does_not_depend_on_tokens_later_than_every_sample() -> None:
 
 
 class _Work(TorchDispatchMode):
-    """Adds up what every operator reads, writes and multiplies; views are free."""
+    """Adds up the elements that every operator reads and writes; views are free."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.amount = 0
+        self.elements = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         if not func.is_view:
             tensors = [value for value in (*args, result) if isinstance(value, Tensor)]
-            self.amount += sum(tensor.numel() for tensor in tensors)
-        if "mm" in func.__name__:
-            self.amount += result.numel() * tensors[0].shape[-1]
+            self.elements += sum(tensor.numel() for tensor in tensors)
         return result
 
 
-def plain_form(x: Tensor, offsets: Tensor, weights: Tensor) -> None:
-    mixed = plain_sample(x, offsets, weights, ANCHORS).flatten(2)
-    operands = scan_operands(mixed.shape[2])
-    plain_scan(mixed, *(operands[n] for n in ("delta", "A", "B", "C", "D", "z", "delta_bias")), True)
+def quadratic_share(layer: Callable[[Tensor], Tensor]) -> float:
+    """Elements and multiply-adds that grow with the square of the tokens, for a pair of tokens.
+
+    Three times as many tokens in steps of one: what is linear cancels in the second difference, c T^2 leaves
+    2 c (T / 3)^2. Operators are those inside the layer, so it must be no operator of its own.
+    """
+    height, width = 32, 20
+
+    def work(height: int) -> int:
+        x = normal(BATCH, CHANNELS, height, width)
+        with torch.no_grad(), FlopCounterMode(display=False) as products, _Work() as counted:
+            layer(x)
+        return counted.elements + products.get_total_flops()
+
+    once, twice, three = (work(times * height) for times in (1, 2, 3))
+    return (three - 2 * twice + once) / (2 * (height * width) ** 2)
 
 
-def dense_form(x: Tensor, offsets: Tensor, weights: Tensor) -> None:
-    """Every token with every other one, as attention does it."""
-    tokens = x.flatten(2)
-    torch.bmm(torch.bmm(tokens.transpose(1, 2), tokens).softmax(2), tokens.transpose(1, 2))
-
-
-def growth(run: Callable[[Tensor, Tensor, Tensor], None]) -> float:
-    """How many times more work four times the tokens are."""
-
-    def work(height: int, width: int = 20) -> int:
-        offsets, _ = centre_only(height, width)
-        weights = normal(BATCH, 1, COUNT, height, width)
-        with torch.no_grad(), _Work() as counted:
-            run(normal(BATCH, CHANNELS, height, width), offsets, weights)
-        return counted.amount
-
-    return work(64) / work(16)
+def sampled_and_scanned(x: Tensor) -> Tensor:
+    """The plain forms, all of whose operators are PyTorch's."""
+    height, width = x.shape[2:]
+    offsets, _ = centre_only(height, width)
+    weights = normal(BATCH, 1, COUNT, height, width)
+    mixed = sample_plain.forward(x, offsets, weights, ANCHORS)
+    return scan_plain.forward(mixed.flatten(2), *scan_operands(height * width).values())[0]
 
 
 def test_work_grows_linearly_with_the_number_of_tokens() -> None:
-    assert growth(plain_form) == pytest.approx(4, rel=0.1)
-    assert growth(dense_form) > 12  # what is counted would show it
+    assert abs(quadratic_share(sampled_and_scanned)) < 0.01
+
+
+def test_a_dense_product_inside_is_noticed() -> None:
+    def dense(x: Tensor) -> Tensor:
+        tokens = sampled_and_scanned(x).mT
+        return tokens @ tokens.mT @ tokens
+
+    assert quadratic_share(dense) > 1
 
 
 def test_maps_or_sequences_of_steps_and_gates() -> None:

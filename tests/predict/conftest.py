@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dfmamba.heads.anchors import HandPoseOutput
+from dfmamba.heads.config import HandPoseOutput
 
 SIZE = 64
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dfmamba.heads.anchors import HandPoseOutput, HeadConfig, LayerOutput
-from dfmamba.heads.build import AnchorToJoint, build_head, head_config
+from dfmamba.heads.build import HEADS, AnchorToJoint, build_head, head_config, register_head
+from dfmamba.heads.config import HandPoseOutput, HeadConfig, LayerOutput
 from dfmamba.heads.losses import LossConfig, pose_loss
 
 __all__ = [
+    "HEADS",
     "AnchorToJoint",
     "HandPoseOutput",
     "HeadConfig",
@@ -15,4 +16,5 @@ __all__ = [
     "build_head",
     "head_config",
     "pose_loss",
+    "register_head",
 ]

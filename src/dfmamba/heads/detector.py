@@ -1,4 +1,4 @@
-"""A head that finds hands in a whole picture: a score and a box at each cell of one map.
+"""A head that finds hands in a whole picture, a score and a box at each cell of one map, and its losses.
 
 Hands are points with a size (Zhou, Wang, Kraehenbuehl, "Objects as Points", 2019); coarser maps are added to
 the finest one as in feature pyramids (Lin et al., CVPR 2017).
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dfmamba.heads.anchors import LARGEST_CROP
+from dfmamba.heads.config import LARGEST_CROP
 from dfmamba.layers import Pointwise
 from dfmamba.settings import from_values
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dfmamba.heads.anchors import LARGEST_CROP
+from dfmamba.heads.config import LARGEST_CROP
 from dfmamba.layers import Pointwise
 from dfmamba.settings import from_values
 

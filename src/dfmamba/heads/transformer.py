@@ -1,5 +1,7 @@
 """The transformer of A2J-Transformer (Jiang et al., CVPR 2023): anchors as queries of a deformable decoder.
 
+Its attention is that of Deformable DETR (Zhu et al., ICLR 2021), over several maps, in plain PyTorch.
+
 Differences to the published model, all deliberate: the anchors are constants (`learned_anchors`), offsets
 start at zero (`offset_bias`) and no network is idle (`box_heads`), unless the named options of `HeadConfig`
 say otherwise; positions are normalised by the input's true size, with pixel centres at half cells; each
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dfmamba.heads.anchors import (
+from dfmamba.heads.config import (
     HandPoseOutput,
     HeadConfig,
     LayerOutput,

@@ -1,4 +1,4 @@
-"""What the anchor-to-joint heads share: settings, output, the grid of anchors and how it becomes joints."""
+"""What all anchor-to-joint heads share: settings, what they return, anchors and how these are summed up."""
 
 from __future__ import annotations
 
