@@ -22,6 +22,8 @@ import numpy as np
 
 from dfmamba.hands.camera import Camera
 from dfmamba.io.files import draft_folder
+from dfmamba.io.untrusted import parse_json, read_bytes
+from dfmamba.text import shorten
 
 VERSION = 2
 FACTS_FILE = "index.json"
@@ -84,10 +86,11 @@ class Report:
 
     def leave_out(self, name: str, reason: str) -> None:
         """Counts an entry that is not used, and why."""
+        reason = shorten(reason)
         self.left_out[reason] = self.left_out.get(reason, 0) + 1
         named = self.examples.setdefault(reason, [])
         if len(named) < EXAMPLES:
-            named.append(name)
+            named.append(shorten(name))
 
     @property
     def lines(self) -> list[str]:
@@ -324,7 +327,7 @@ class _ColumnFile:
 def open_index(folder: Path, key: Mapping[str, Any]) -> Index | None:
     """The index of a folder, or None where there is none for this key, or a damaged one."""
     try:
-        facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+        facts = parse_json(read_bytes(folder / FACTS_FILE), FACTS_FILE)
         wanted = json.loads(json.dumps(dict(key), default=str))
         if facts.get("version") != VERSION or facts.get("key") != wanted:
             return None
