@@ -1,6 +1,6 @@
 """Writing the package's own data format and WebDataset shards; depth maps on disk.
 
-The format is documented in docs/own_data.md; its reader is `dfmamba.data.readers.own.OwnData`.
+The format is documented in docs/train/own_data.md; its reader is `dfmamba.data.readers.own.OwnData`.
 """
 
 from __future__ import annotations
@@ -202,6 +202,10 @@ def entry_of(sample: HandSample) -> dict[str, Any]:
     )
     valid, visible = valid & known, visible & known
     joints, pixels = (np.where(valid[..., None], array, np.float32(0)) for array in (joints, pixels))
+    depth = None
+    if sample.depth_px is not None:
+        known_z = convert_joints(sample.depth_px, sample.order, "openpose", axis=-1, return_valid=True)[0]
+        depth = [[float(str(d)) if np.isfinite(d) else None for d in hand] for hand in known_z]
     camera, size = sample.camera, sample.size
     if size is None:
         raise ValueError(f"sample {sample.id!r} has neither picture nor depth map; nothing to write")
@@ -213,7 +217,7 @@ def entry_of(sample: HandSample) -> dict[str, Any]:
         "hands": [
             {
                 "side": HAND_NAMES[hand],
-                "joints_cam": _plain(joints[hand]),
+                **({"joints_cam": _plain(joints[hand])} if depth is None else {"depth_px": depth[hand]}),
                 "joints_2d_px": _plain(pixels[hand]),
                 "valid": valid[hand].tolist(),
                 "visible": visible[hand].tolist(),

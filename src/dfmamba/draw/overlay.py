@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ from dfmamba.draw.canvas import (
     mix,
     text_width,
 )
+from dfmamba.draw.surface import draw_surfaces, surface_in_picture
 from dfmamba.hands.skeleton import BONES, NUM_JOINTS
 from dfmamba.io.images import as_picture
 
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 def draw_overlay(image: Image.Image | np.ndarray, prediction: Prediction, scale: float = 1.0) -> Image.Image:
     """Draw bones and joints, coloured by finger, and a label for each hand.
 
-    Joints that score below 0.5 are hollow and their bones thin.
+    Joints that score below 0.5 are hollow and their bones thin. Hands with a fit are drawn as surfaces in the
+    colour of their side instead, each hiding what is behind it.
 
     Args:
         image: the picture that was predicted, as it was given: a Pillow image or an array (H, W, 3).
@@ -49,8 +52,14 @@ def draw_overlay(image: Image.Image | np.ndarray, prediction: Prediction, scale:
         photo = photo.resize(
             (width, height), Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
         )
+    surfaces = [surface_in_picture(hand, prediction) for hand in prediction.hands if hand.fit is not None]
+    photo = draw_surfaces(
+        photo, [dataclasses.replace(one, pixels=(one.pixels + 0.5) * scale - 0.5) for one in surfaces]
+    )
     canvas = Canvas(photo)
     for hand in prediction.hands:
+        if hand.fit is not None:
+            continue
         _draw_hand(canvas, hand, (hand.joints_2d_px + 0.5) * scale - 0.5)
     taken: list[tuple[float, float, float, float]] = []
     for hand in prediction.hands:

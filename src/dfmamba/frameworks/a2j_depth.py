@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dfmamba.data.sample import RIGHT, HandSample
-from dfmamba.frameworks.a2j_network import AnchorTarget, AnchorTau, network, published_loss
+from dfmamba.frameworks.a2j import AnchorTarget, AnchorTau, network, published_loss
 from dfmamba.frameworks.base import Example, Framework
 from dfmamba.hands.affine import Affine, box_of_points, centred, rotation
 from dfmamba.hands.camera import Camera
@@ -193,6 +193,7 @@ class A2JDepth(Framework):
                 "depth map" if sample.depth_mm is None else "camera" if sample.camera is None else "hand"
             )
             raise ValueError(f"sample {sample.id!r} has no {missing}; framework a2j_depth needs it")
+        sample.require_mm("framework a2j_depth")
         valid = sample.valid[RIGHT]
         centre = sample.centre_mm
         if centre is None:

@@ -19,8 +19,7 @@ from dfmamba.frameworks.base import Example, Framework
 from dfmamba.hands.affine import box_of_points, square_box
 from dfmamba.hands.crop import crop_sample, flip_sample
 from dfmamba.hands.skeleton import BONES, NUM_JOINTS, PARENTS, REFERENCE_BONES_MM, WRIST
-from dfmamba.heads.detnet import DetNetConfig, DetNetOutput, read_out
-from dfmamba.heads.detnet_losses import DetNetLossConfig, detnet_loss
+from dfmamba.heads.detnet import DetNetConfig, DetNetLossConfig, DetNetOutput, detnet_loss, read_out
 from dfmamba.models import ModelConfig
 
 KNUCKLE = 9
@@ -168,6 +167,7 @@ class DetNet(Framework):
                 the middle knuckle, a box without extent, no joint in the crop, or pixels that are not square
                 and to be rotated.
         """
+        sample.require_mm("framework detnet")
         hand = self._check(sample)
         right = sample.replace(mask=None, depth_mm=None)
         if hand == LEFT:
