@@ -32,6 +32,7 @@ test: $(STAMP) lint  ## everything but the slow checks
 check-all: $(STAMP) lint  ## also the slow checks
 	test -d node_modules/onnxruntime-web || npm install --no-save onnxruntime-web
 	$(BIN)/python -m pytest tests studies
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --count 20000
 
 check-chaos: $(STAMP)  ## kill a training run 20 times, tear its files, fill its disk, compare the bits
 	OMP_NUM_THREADS=1 $(BIN)/python tests/train/chaos.py --kills 20 --steps 100
