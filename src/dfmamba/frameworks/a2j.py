@@ -1,8 +1,8 @@
 """A2J-Transformer (Jiang et al., CVPR 2023): network, loss, and its use on pictures of up to two hands.
 
 Crop, augmentation and 2.5D target of InterHand2.6M and RHP are InterNet's (`dfmamba.frameworks.internet`).
-The network is the transformer head on any backbone. `docs/frameworks.md` says what of the release's quirks is
-an option here.
+The network is the transformer head on any backbone. `docs/train/frameworks.md` says what of the release's
+quirks is an option here.
 """
 
 from __future__ import annotations
