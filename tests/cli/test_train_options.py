@@ -237,7 +237,7 @@ def test_synthetic_training_is_rehearsed(tmp_path: Path, capsys) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_settings_with_aliases_are_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_with_aliases_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Ten aliases of ten aliases and so on: 300 bytes that stand for gigabytes."""
     names = "abcdefgh"
     lines = ["a: &a [x, x, x, x, x, x, x, x, x, x]"]
