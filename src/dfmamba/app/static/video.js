@@ -36,7 +36,7 @@ export class VideoTab {
     try {
       const { model, detector, threshold, camera } = this.page.options();
       const mirrored = this.find("mirrored").checked;
-      const options = { model, detector, threshold, camera, mirrored, smooth: this.find("smooth").checked };
+      const options = { model, detector, threshold, camera, mirrored, smooth: this.find("smooth").checked, mesh: this.find("mesh").checked };
       const init = { method: "POST", body: makeForm("film", file, options), signal: run.upload.signal };
       let job = await (await ask("api/film", init)).json();
       run.job = job.id;
