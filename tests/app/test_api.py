@@ -22,8 +22,8 @@ from dfmamba.app.uploads import FILM_FIELDS, PICTURE_FIELDS, Options, parse_opti
 from dfmamba.app.work import Sessions
 from dfmamba.detect import Detection
 from dfmamba.hands.skeleton import BONES, JOINT_NAMES
-from dfmamba.predict import Prediction
-from dfmamba.predict.surface import Predictor, with_surface
+from dfmamba.predict import Prediction, Predictor
+from dfmamba.predict.surface import with_surface
 
 
 @pytest.fixture(scope="module")

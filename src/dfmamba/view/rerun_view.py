@@ -134,10 +134,11 @@ class RerunViewer:
             self.has_surface = False
             return
         self.has_surface = True
-        vertices, faces, colors, normals = [], [], [], []
+        vertices: list[np.ndarray] = []
+        faces, colors, normals = [], [], []
         for hand, place in shown:
             points, triangles = hand.vertices_mm() + place, textured_faces(hand.side)[0]
-            faces.append(triangles + sum(map(len, vertices)))
+            faces.append(triangles + sum(len(before) for before in vertices))
             vertices.append(points)
             normals.append(vertex_normals(points, triangles))
             colors.append(np.tile(HAND_COLORS[hand.side], (len(points), 1)))
