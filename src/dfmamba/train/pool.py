@@ -28,12 +28,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dfmamba.data.depth import encode_depth
 from dfmamba.data.index import Report, cache_root, fingerprint
 from dfmamba.data.indexed import IndexedDataset
 from dfmamba.data.kinds import SYNTHETIC_KINDS
 from dfmamba.data.registry import dataset_info, open_dataset
-from dfmamba.data.sample import HandSample
+from dfmamba.data.sample import HandSample, encode_depth
 from dfmamba.hands.affine import box_of_points, crop_affine, square_box
 from dfmamba.hands.crop import warp_image
 from dfmamba.io.files import open_atomic_bytes
