@@ -117,12 +117,12 @@ def test_a_team_gives_what_one_thread_gives() -> None:
 
 
 def test_a_backbone_alone_gives_its_maps() -> None:
-    x = torch.rand(2, 3, 96, 96)
+    x = torch.rand(2, 3, 70, 97)
     model = disturbed("test").backbone
-    for one, other in zip(NativeFeatures(model, 96, team=2)(x), model(x), strict=True):
+    for one, other in zip(NativeFeatures(model, (70, 97), team=2)(x), model(x), strict=True):
         assert torch.allclose(one, other, atol=1e-4)
     classifier = create_backbone("dfmamba_test").eval()
-    (last,) = NativeFeatures(classifier, 96)(x)
+    (last,) = NativeFeatures(classifier, (70, 97))(x)
     assert torch.allclose(last, classifier.forward_features(x), atol=1e-4)
 
 

@@ -203,14 +203,15 @@ class InC:
 
     def __init__(self, model: Tribrid) -> None:
         self.model = model
-        self.made: dict[tuple[int, bool], NativeFeatures] = {}
+        self.made: dict[tuple[int, int, bool], NativeFeatures] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
-        size, alone = x.shape[-1], len(x) == 1
-        if (size, alone) not in self.made:
+        height, width, alone = *x.shape[2:], len(x) == 1
+        if (height, width, alone) not in self.made:
             threads = torch.get_num_threads()
-            self.made[size, alone] = NativeFeatures(self.model, size, threads, threads if alone else 1)
-        return self.made[size, alone](x)[-1]
+            team = threads if alone else 1
+            self.made[height, width, alone] = NativeFeatures(self.model, (height, width), threads, team)
+        return self.made[height, width, alone](x)[-1]
 
 
 def _channels_last(how: str, model: nn.Module) -> Variant:

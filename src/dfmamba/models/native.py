@@ -553,11 +553,11 @@ class NativeNetwork(_Native):
 
 
 class NativeFeatures(_Native):
-    """A tribrid backbone for inference, in C: images (B, in_chans, S, S) to its maps, finest first.
+    """A tribrid backbone for inference, in C: images (B, in_chans, H, W) to its maps, finest first.
 
     Args:
         backbone: `TribridFeatures`, or a `Tribrid`, of which it gives the last map, normed.
-        image_size: S.
+        image_size: H and W.
         threads, team: as for `NativeNetwork`.
 
     Raises:
@@ -565,9 +565,11 @@ class NativeFeatures(_Native):
         RuntimeError: the C kernels aren't built here.
     """
 
-    def __init__(self, backbone: Tribrid, image_size: int, threads: int = 1, team: int = 1) -> None:
+    def __init__(
+        self, backbone: Tribrid, image_size: tuple[int, int], threads: int = 1, team: int = 1
+    ) -> None:
         super().__init__(threads, team)
-        self._input = self._program.new(image_size, image_size, backbone.in_chans)
+        self._input = self._program.new(*image_size, backbone.in_chans)
         self._outputs = self._program.backbone(self._input, backbone)
 
     def forward(self, x: Tensor) -> list[Tensor]:
