@@ -246,6 +246,7 @@ def _changed(old: Any, new: Any) -> str | None:
         "cache",
         "path",
         "workers",
+        "render_device",
         "ahead",
         "photos",
         "keep_last",

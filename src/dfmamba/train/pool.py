@@ -82,7 +82,7 @@ def render(data: DataConfig, first: int, count: int) -> Path:
     """Renders pictures `first` to `first + count` into the cache; finished shards are left alone."""
     folder = cache_folder(data)
     return render_shards(
-        synthetic_config(data), first, count, folder, data.workers, shard_size=SHARD, layers=LAYERS
+        synthetic_config(data), first, count, folder, data.workers, SHARD, LAYERS, device=data.render_device
     )
 
 
