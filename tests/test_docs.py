@@ -82,10 +82,10 @@ def test_blocks_that_are_not_run_say_why(record_property: pytest.RecordProperty)
 
 @pytest.mark.slow
 def test_requests_of_the_page_are_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sends what docs/app.md shows to a server, and follows a film to its end."""
+    """Sends what docs/use/app.md shows to a server, and follows a film to its end."""
     if shutil.which("curl") is None:
         pytest.skip("curl not found (apt-get install curl)")
-    if missing_extras(BY_PAGE["docs/quickstart.md"]):
+    if missing_extras(BY_PAGE["docs/start/quickstart.md"]):
         pytest.skip("needs pip install 'dfmamba[app,video]'")
     lay_out(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -105,7 +105,7 @@ def test_requests_of_the_page_are_answered(tmp_path: Path, monkeypatch: pytest.M
 
 
 def send_requests(address: str) -> int:
-    """Runs the requests of docs/app.md in their order; returns their number."""
+    """Runs the requests of docs/use/app.md in their order; returns their number."""
 
     def curl(*words: str) -> str:
         done = subprocess.run(["curl", "--silent", "--fail", *words], capture_output=True, text=True)
@@ -113,7 +113,7 @@ def send_requests(address: str) -> int:
         return done.stdout
 
     sent, film = 0, ""
-    shells = [block for block in BY_PAGE["docs/app.md"] if block.language in SHELLS]
+    shells = [block for block in BY_PAGE["docs/use/app.md"] if block.language in SHELLS]
     for program, *words in (words for block in shells for words in docs_runner.commands(block)):
         if program != "curl":
             continue

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dfmamba.heads.detector_losses import HAND, IGNORED
+from dfmamba.heads.detector import HAND, IGNORED
 from dfmamba.models import HandPoseModel
 from dfmamba.train.augment import AugmentConfig
 from dfmamba.train.detector_pool import DetectorPool, DetectorRun, Layers, judge, open_pool

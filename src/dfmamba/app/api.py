@@ -1,4 +1,4 @@
-"""The routes under /api. docs/app.md has an example of each; /openapi.json describes them to programs."""
+"""The routes under /api. docs/use/app.md has an example of each; /openapi.json describes them to programs."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def make_router(config: AppConfig, predictors: Predictors, threads: Threads, fil
         "/{rest:path}", methods=["GET", "POST", "PUT", "DELETE", "PATCH"], include_in_schema=False
     )
     async def unknown(rest: str) -> JSONResponse:
-        raise HTTPException(404, "no such address; docs/app.md lists them")
+        raise HTTPException(404, "no such address; docs/use/app.md lists them")
 
     return router
 

@@ -95,7 +95,7 @@ class Validation:
     def _compose(self, size: int) -> tuple[list[Any], list[Any], list[Any]]:
         import numpy as np
 
-        from dfmamba.heads.detector_losses import HAND, IGNORED
+        from dfmamba.heads.detector import HAND, IGNORED
         from dfmamba.train.detector_pool import open_pool
 
         x, target = open_pool(replace(self.config, crop=0), size).compose(0)

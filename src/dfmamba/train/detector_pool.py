@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dfmamba.heads.detector_losses import HAND, IGNORED
+from dfmamba.heads.detector import HAND, IGNORED
 from dfmamba.synth.shards import PeopleShards, ShardedHands
 from dfmamba.train.augment import AugmentConfig, join, photograph, random_crops, warp
 from dfmamba.train.config import RunConfig
@@ -183,7 +183,7 @@ class DetectorPool:
         )
 
     def batch(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Pictures (B, 3, S, S) in [0, 1] and the target of `dfmamba.heads.detector_losses.detector_loss`."""
+        """Pictures (B, 3, S, S) in [0, 1] and the target of `dfmamba.heads.detector.detector_loss`."""
         return self._ahead[step]
 
     def compose(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:

@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dfmamba.heads.detector import DetectorHead
-from dfmamba.heads.detector_losses import DetectorLossConfig, detector_loss
+from dfmamba.heads.detector import DetectorHead, DetectorLossConfig, detector_loss
 from dfmamba.models import MODELS, HandPoseModel
 from dfmamba.train.detector_pool import DetectorRun
 
