@@ -4,8 +4,8 @@
     python tools/gpu_run.py --out out/gpu --rehearse      # the same steps in small, on the processor
 
 The steps, each with its share of the time, its output in `OUT/NAME.log` and its figures in
-`OUT/figures.json`: the tests of the Triton kernels on hardware; `dfmamba bench ops`; rendering of hands by Warp
-on the GPU; training of a model and of its twin without deformable positions, same images, same seed, same
+`OUT/figures.json`: the tests of the Triton kernels on hardware; `dfmamba bench ops`; rendering of hands by
+Warp on the GPU; training of a model and of its twin without deformable positions, same images, same seed, same
 number of crops, composed on the GPU; validation of both. A step that fails is named, and the others go on.
 Weights lie in `OUT/deformable` and `OUT/undeformed`.
 """
