@@ -5,8 +5,8 @@
 
 The steps, each with its share of the time, its output in `OUT/NAME.log` and its figures in
 `OUT/figures.json`: the tests of the Triton kernels on hardware; `dfmamba bench ops`; rendering of hands by
-Warp on the GPU; training of a model and of its twin without deformable positions, same images, same seed, same
-number of crops, composed on the GPU; validation of both. A step that fails is named, and the others go on.
+Warp on the GPU; training of a model and of its twin without deformable positions, same images, same seed, as
+many crops, composed on the GPU; validation of both. A step that fails is named, and the others go on.
 Weights lie in `OUT/deformable` and `OUT/undeformed`.
 """
 
@@ -181,10 +181,9 @@ class Run:
     def _rate(self, deformable: bool) -> float:
         """Steps a second after the first ones."""
         from dfmamba.models import MODELS
-        from dfmamba.train.network import Network
+        from dfmamba.train.engine import Network
         from dfmamba.train.parallel import Ranks
-        from dfmamba.train.pool import Pool
-        from dfmamba.train.synthetic_task import PoseTask
+        from dfmamba.train.pool import Pool, PoseTask
 
         config = self.config(deformable, 1000)
         source = Pool(config, MODELS[config.model].image_size)
@@ -203,8 +202,7 @@ class Run:
         from dfmamba.cli.train import Validation
         from dfmamba.models import MODELS
         from dfmamba.train.engine import train
-        from dfmamba.train.pool import Pool
-        from dfmamba.train.synthetic_task import PoseTask
+        from dfmamba.train.pool import Pool, PoseTask
 
         config = self.config(deformable, steps)
         shutil.rmtree(config.out, ignore_errors=True)

@@ -13,12 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dfmamba.models import HandPoseModel
-from dfmamba.train.checkpoint import OLD_STATE_FILE, find_states, read_state
 from dfmamba.train.config import DataConfig, TrainConfig
-from dfmamba.train.engine import train
-from dfmamba.train.network import Network
+from dfmamba.train.engine import Network, train
 from dfmamba.train.parallel import Ranks
-from dfmamba.train.synthetic_task import PoseTask
+from dfmamba.train.pool import PoseTask
+from dfmamba.train.run_folder import OLD_STATE_FILE, find_states, read_state
 
 
 class Dots:

@@ -22,8 +22,7 @@ from dfmamba.train import pool as pool_module
 from dfmamba.train.config import DataConfig, SetConfig, TrainConfig
 from dfmamba.train.engine import train
 from dfmamba.train.parallel import Ranks
-from dfmamba.train.pool import ROOM, Pool, cut_hands, open_backgrounds, open_set, render
-from dfmamba.train.synthetic_task import PoseTask
+from dfmamba.train.pool import ROOM, Pool, PoseTask, cut_hands, open_backgrounds, open_set, render
 
 SIZE = 64
 

@@ -33,10 +33,9 @@ def run(options: Namespace) -> int:
         ValueError: unusable settings, or no pictures.
         OSError: the pictures can't be read, or the folder of the run not written.
     """
-    from dfmamba.train.engine import train
+    from dfmamba.train.engine import rehearse, train
     from dfmamba.train.parallel import Ranks
     from dfmamba.train.pretrain import MaskedTask, PretrainRun, picture_source
-    from dfmamba.train.rehearsal import rehearse
 
     values = options.as_dict()
     chosen = run_options(values)

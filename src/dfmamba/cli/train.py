@@ -60,8 +60,7 @@ def run(options: Namespace) -> int:
     from dfmamba.train.config import TrainConfig
     from dfmamba.train.engine import train
     from dfmamba.train.parallel import Ranks
-    from dfmamba.train.pool import Pool, cache_folder, render
-    from dfmamba.train.synthetic_task import PoseTask
+    from dfmamba.train.pool import Pool, PoseTask, cache_folder, render
 
     values = options.as_dict()
     chosen = run_options(values)
@@ -112,9 +111,9 @@ def _dry_run(config: Any, task: Any, ranks: Any) -> int:
     """Rehearses on the pictures of the cache; where they aren't there yet, on a few rendered for it."""
     from dfmamba.models import MODELS
     from dfmamba.synth import raster
+    from dfmamba.train.engine import rehearse
     from dfmamba.train.meter import clock
     from dfmamba.train.pool import SHARD, Pool, cache_folder, render
-    from dfmamba.train.rehearsal import rehearse
 
     data, lines = config.data, []
     first = min(data.first, data.pictures)
@@ -175,8 +174,8 @@ class Validation:
     def _sheet(self, model: Any) -> Any:
         import numpy as np
 
-        from dfmamba.train.board import draw_validation
         from dfmamba.train.evaluate import look_at_samples
+        from dfmamba.train.meter import draw_validation
 
         shown, joints = [], []
         chosen = [samples[0] for samples in self.samples.values()]

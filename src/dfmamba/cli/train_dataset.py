@@ -38,7 +38,7 @@ _WORDS = {
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `dfmamba train DATASET`; those left out are the recipe's."""
-    from dfmamba.train.dataset_task import DatasetRun
+    from dfmamba.train.framework import DatasetRun
 
     add_run_options(parser)
     parser.add_argument("dataset", type=str, help="name of the data set")
@@ -57,7 +57,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def _settings() -> list[str]:
     """Names of the settings that have an option of their name."""
-    from dfmamba.train.dataset_task import DatasetRun
+    from dfmamba.train.framework import DatasetRun
 
     return [setting.name for setting in fields(DatasetRun) if setting.name not in _APART]
 
@@ -81,13 +81,10 @@ def run(options: Namespace) -> int:
     """
     from dfmamba.data.readers.shards import ShardedDataset
     from dfmamba.data.registry import open_dataset
-    from dfmamba.train.dataset_source import DatasetSource
-    from dfmamba.train.dataset_task import DatasetTask
-    from dfmamba.train.engine import train
+    from dfmamba.train.engine import rehearse, train
+    from dfmamba.train.framework import DatasetTask, recipe
     from dfmamba.train.parallel import Ranks
-    from dfmamba.train.recipes import recipe
-    from dfmamba.train.rehearsal import rehearse
-    from dfmamba.train.shard_source import ShardSource
+    from dfmamba.train.samples import DatasetSource, ShardSource
 
     values = options.as_dict()
     chosen = run_options(values)
@@ -146,7 +143,7 @@ class Validation:
 
     def __call__(self, model: Any) -> dict[str, float]:
         """Scalars by name."""
-        from dfmamba.train.evaluate_dataset import evaluate_dataset
+        from dfmamba.train.framework import evaluate_dataset
 
         found, report, _ = evaluate_dataset(
             model, self.task.framework, self.dataset, limit=self.config.validation
@@ -159,8 +156,8 @@ class Validation:
 
     def _show(self, model: Any) -> None:
         """Draws the first usable ones of the samples."""
-        from dfmamba.train.board import SHOWN, draw_validation
-        from dfmamba.train.evaluate_dataset import predict_dataset
+        from dfmamba.train.framework import predict_dataset
+        from dfmamba.train.meter import SHOWN, draw_validation
 
         chosen = []
         for i in self.dataset.spaced(self.config.validation)[: 4 * SHOWN]:

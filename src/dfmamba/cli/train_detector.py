@@ -20,7 +20,7 @@ VALIDATION_SEED = 90_000
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `dfmamba train detector`: every field of `DetectorRun`."""
-    from dfmamba.train.detector_pool import DetectorRun
+    from dfmamba.train.detector import DetectorRun
 
     add_run_options(parser)
     parser.add_class_arguments(DetectorRun, None)
@@ -35,11 +35,9 @@ def run(options: Namespace) -> int:
     """
     from dfmamba.models import MODELS
     from dfmamba.train.augment import AugmentConfig
-    from dfmamba.train.detector_pool import DetectorRun, open_pool
-    from dfmamba.train.detector_task import DetectorTask
-    from dfmamba.train.engine import train
+    from dfmamba.train.detector import DetectorRun, DetectorTask, open_pool
+    from dfmamba.train.engine import rehearse, train
     from dfmamba.train.parallel import Ranks
-    from dfmamba.train.rehearsal import rehearse
 
     values = options.as_dict()
     chosen = run_options(values)
@@ -96,7 +94,7 @@ class Validation:
         import numpy as np
 
         from dfmamba.heads.detector import HAND, IGNORED
-        from dfmamba.train.detector_pool import open_pool
+        from dfmamba.train.detector import open_pool
 
         x, target = open_pool(replace(self.config, crop=0), size).compose(0)
         pictures = [np.ascontiguousarray((one.permute(1, 2, 0) * 255).round().byte().numpy()) for one in x]

@@ -74,9 +74,8 @@ def telling(out: str, board: bool, ranks: Any) -> Iterator[Any]:
     Raises:
         ValueError: TensorBoard is missing.
     """
-    from dfmamba.train.board import Board
     from dfmamba.train.curves import write_curves
-    from dfmamba.train.meter import listening
+    from dfmamba.train.meter import Board, listening
 
     try:
         shown = Board(out) if board and ranks.first else None

@@ -229,9 +229,7 @@ def render_shards(
         for task in tasks:
             _render_hands_shard(*task)
         return folder
-    context = multiprocessing.get_context(
-        "fork" if device == "cpu" else "spawn"
-    )
+    context = multiprocessing.get_context("fork" if device == "cpu" else "spawn")
     counter = context.Value("q", 0)
     began, total = time.monotonic(), sum(task[2] for task in tasks)
     with ProcessPoolExecutor(workers, context, start_worker, (counter,)) as pool:

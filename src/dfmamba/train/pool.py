@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,15 +36,17 @@ from dfmamba.data.registry import dataset_info, open_dataset
 from dfmamba.data.sample import HandSample
 from dfmamba.hands.affine import box_of_points, crop_affine, square_box
 from dfmamba.hands.crop import warp_image
+from dfmamba.heads import HeadConfig, LossConfig, pose_loss
 from dfmamba.io.files import open_atomic_bytes
+from dfmamba.models import MODELS, HandPoseModel
 from dfmamba.synth.appearance import SKIN_RAMP_SRGB
 from dfmamba.synth.background import cut_photo, photo_files, sample_background
 from dfmamba.synth.generator import SyntheticConfig
 from dfmamba.synth.shards import ShardedHands, render_shards
 from dfmamba.train.augment import LEAST_JOINTS, Foregrounds, depth_of_25d, make_batch
 from dfmamba.train.config import DataConfig, SetConfig, TrainConfig
-from dfmamba.train.dataset_source import Ahead, Composed, fault
 from dfmamba.train.parallel import Ranks
+from dfmamba.train.samples import PoolBatches, Prefetched, fault
 
 SHARD = 2000
 LAYERS = ("hand",)
@@ -408,7 +410,9 @@ class Pool:
         self.loaded = 0
         if data.rendered_share:
             self._open(self.available(0))
-        self._ahead = Ahead(Composed(self, Pool, config, image_size, ranks, patience_s, 0, True), workers)
+        self._prefetched = Prefetched(
+            PoolBatches(self, Pool, config, image_size, ranks, patience_s, 0, True), workers
+        )
 
     def available(self, step: int) -> int:
         """How many rendered hands the pool holds at a step: all of them from half of the run on."""
@@ -433,7 +437,7 @@ class Pool:
 
     def batch(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Images (B, 3, S, S) in [0, 1] and the loss target of one step."""
-        prepared = self._ahead[step]
+        prepared = self._prefetched[step]
         return prepared if self.device.type == "cpu" else self._compose(*prepared)
 
     def compose(self, step: int) -> Any:
@@ -471,3 +475,38 @@ class Pool:
         moved = [part.to(self.device) for part in parts]
         behind = backgrounds.to(self.device)
         return make_batch(moved, behind, self.image_size, self.config.augment, generator)
+
+
+class PoseTask:
+    """A model of `dfmamba.models.MODELS` and its loss on crops of `dfmamba.train.pool`.
+
+    Args:
+        config: the run.
+
+    Raises:
+        ValueError: unknown model, or setting of its backbone.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        if config.model not in MODELS:
+            raise ValueError(f"unknown model {config.model!r}; known: {', '.join(sorted(MODELS))}")
+        model = MODELS[config.model]
+        self.model = replace(model, backbone_args={**model.backbone_args, **config.backbone_args})
+        self.loss_config = loss_settings(config)
+
+    def build(self) -> HandPoseModel:
+        """The model with random weights."""
+        return HandPoseModel(self.model)
+
+    def loss(self, output: Any, target: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All terms of `dfmamba.heads.pose_loss`."""
+        return pose_loss(output, target, self.loss_config)
+
+
+def loss_settings(config: TrainConfig) -> LossConfig:
+    """The loss with the scales of the crops that this run trains on."""
+    head = MODELS[config.model].head
+    assert isinstance(head, HeadConfig)
+    size = config.crop or head.image_size
+    depth = head.depth_extent * size / head.image_size if head.depth_unit == "px" else head.depth_extent
+    return replace(config.loss, image_size=float(size), depth_range=depth)
