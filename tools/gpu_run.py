@@ -199,9 +199,9 @@ class Run:
     def _fit(self, deformable: bool, steps: int) -> Figures:
         from dataclasses import replace
 
-        from dfmamba.cli.train import Validation
         from dfmamba.models import MODELS
         from dfmamba.train.engine import train
+        from dfmamba.train.evaluate import SyntheticValidation
         from dfmamba.train.pool import Pool, PoseTask
 
         config = self.config(deformable, steps)
@@ -210,7 +210,7 @@ class Run:
         source = Pool(config, MODELS[config.model].image_size, workers=0 if self.options.rehearse else 2)
         model = train(config, source, PoseTask(config))
         trained = time.monotonic() - began
-        few = Validation(replace(config, validation=1 if self.options.rehearse else 24))
+        few = SyntheticValidation(replace(config, validation=1 if self.options.rehearse else 24))
         return {
             "crops_per_s": round(steps * config.batch_size / trained, 1),
             **{name: round(value, 3) for name, value in few(model).items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -22,6 +23,7 @@ from dfmamba.metrics.depth_benchmarks import DEPTH_BENCHMARKS, score_depth
 from dfmamba.models import HandPoseModel
 from dfmamba.train.config import RunConfig
 from dfmamba.train.evaluate import batched
+from dfmamba.train.meter import SHOWN, draw_validation
 from dfmamba.train.samples import collate, fault
 
 
@@ -337,3 +339,46 @@ class _Scores:
         if self.benchmark is None:
             return dict(self.metrics.compute())
         return score_depth(self.benchmark, np.stack(self.predicted), np.stack(self.true))
+
+
+class DatasetValidation:
+    """Figures of the model on evenly spaced samples of the split to test on; "score" is the main one.
+
+    Args:
+        config: the run.
+        task: its task, for the framework.
+        board: a logger that is shown some samples with their joints.
+    """
+
+    def __init__(self, config: Any, task: Any, board: Any = None) -> None:
+        self.config, self.task, self.board = config, task, board
+        self.dataset = config.open(config.test_split)
+
+    def __call__(self, model: Any) -> dict[str, float]:
+        """Scalars by name."""
+
+        found, report, _ = evaluate_dataset(
+            model, self.task.framework, self.dataset, limit=self.config.validation
+        )
+        if self.board is not None:
+            self._show(model)
+        figures = {k: round(v, 4) for k, v in found.items() if isinstance(v, float)}
+        score = next(figures[k] for k in ("mpjpe_mm", "mean_error_mm") if k in figures)
+        return {**figures, "samples": float(report.kept), "score": score}
+
+    def _show(self, model: Any) -> None:
+        """Draws the first usable ones of the samples."""
+
+        chosen = []
+        for i in self.dataset.spaced(self.config.validation)[: 4 * SHOWN]:
+            with contextlib.suppress(OSError, ValueError):
+                sample = self.dataset[i]
+                chosen.append((sample, self.task.framework.example(sample, None)))
+            if len(chosen) == SHOWN:
+                break
+        if not chosen or any(sample.camera is None for sample, _ in chosen):
+            return
+        found = predict_dataset(model, self.task.framework, chosen)
+        samples = [sample for sample, _ in chosen]
+        joints = [sample.camera.project(mm) for sample, mm in zip(samples, found, strict=True)]
+        self.board.picture("validation/hands", draw_validation(samples, joints))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -16,6 +17,7 @@ import torch
 
 from dfmamba.data.sample import HandSample
 from dfmamba.train.config import RunConfig
+from dfmamba.train.curves import write_curves
 from dfmamba.train.parallel import Ranks
 from dfmamba.train.run_folder import LOG_FILE, write_environment
 
@@ -152,8 +154,6 @@ class Meter:
 
     def draw(self) -> None:
         """Draws the curves of the log; a failure is told and doesn't end the run."""
-        from dfmamba.train.curves import write_curves
-
         try:
             write_curves(self.folder)
         except OSError as error:
@@ -279,3 +279,26 @@ def draw_validation(samples: Sequence[HandSample], joints_2d_px: Sequence[np.nda
 
 def _usable(joints_2d_px: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return np.where(valid[..., None], np.nan_to_num(joints_2d_px), 0.0).clip(-1e5, 1e5).astype(np.float32)
+
+
+@contextlib.contextmanager
+def telling(out: str, board: bool, ranks: Any) -> Iterator[Any]:
+    """Within it, a run is shown on TensorBoard if wished; at its end its curves are drawn.
+
+    Raises:
+        ValueError: TensorBoard is missing.
+    """
+
+    try:
+        shown = Board(out) if board and ranks.first else None
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    try:
+        with listening(*([shown] if shown else [])):
+            yield shown
+    finally:
+        if shown is not None:
+            shown.close()
+        if ranks.first:
+            with contextlib.suppress(OSError):
+                write_curves(Path(out))

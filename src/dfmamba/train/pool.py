@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -39,12 +40,16 @@ from dfmamba.hands.crop import warp_image
 from dfmamba.heads import HeadConfig, LossConfig, pose_loss
 from dfmamba.io.files import open_atomic_bytes
 from dfmamba.models import MODELS, HandPoseModel
+from dfmamba.synth import raster
 from dfmamba.synth.appearance import SKIN_RAMP_SRGB
 from dfmamba.synth.background import cut_photo, photo_files, sample_background
 from dfmamba.synth.generator import SyntheticConfig
 from dfmamba.synth.shards import ShardedHands, render_shards
 from dfmamba.train.augment import LEAST_JOINTS, Foregrounds, depth_of_25d, make_batch
 from dfmamba.train.config import DataConfig, SetConfig, TrainConfig
+from dfmamba.train.engine import rehearse, train
+from dfmamba.train.evaluate import SyntheticValidation
+from dfmamba.train.meter import clock, telling
 from dfmamba.train.parallel import Ranks
 from dfmamba.train.samples import PoolBatches, Prefetched, fault
 
@@ -510,3 +515,81 @@ def loss_settings(config: TrainConfig) -> LossConfig:
     size = config.crop or head.image_size
     depth = head.depth_extent * size / head.image_size if head.depth_unit == "px" else head.depth_extent
     return replace(config.loss, image_size=float(size), depth_range=depth)
+
+
+REHEARSED = 16
+"""Hands that a rehearsal renders where the cache has none."""
+
+
+def train_pose(
+    config: TrainConfig, ranks: Ranks, resume: bool = False, until: int | None = None, board: bool = False
+) -> HandPoseModel:
+    """Renders, cuts, trains and validates; the rest of the hands is rendered beside the training.
+
+    Args:
+        config: the run.
+        ranks: this process among several.
+        resume: see `dfmamba.train.engine.train`.
+        until: likewise.
+        board: write for TensorBoard, too.
+
+    Raises:
+        ValueError: unusable settings.
+        OSError: the cache or the folder of the run can't be written.
+    """
+    task, data = PoseTask(config), config.data
+    first = min(data.first, data.pictures) if data.rendered_share else data.pictures
+    if ranks.first and data.rendered_share:
+        print(f"pictures: {cache_folder(data)}", file=sys.stderr)
+        render(data, 0, first)
+    renderer = multiprocessing.get_context("spawn").Process(
+        target=_render_rest, args=(data, first, data.pictures - first), daemon=False
+    )
+    if ranks.first and data.pictures > first:
+        renderer.start()
+    try:
+        source = Pool(config, task.model.image_size, ranks, workers=data.ahead)
+        with telling(config.out, board, ranks) as shown:
+            return train(config, source, task, resume, SyntheticValidation(config, shown), until, ranks)
+    finally:
+        if renderer.pid is not None:
+            renderer.terminate()
+            renderer.join()
+
+
+def _render_rest(data: DataConfig, first: int, count: int) -> None:
+    """Renders beside the training, at low priority and one process, so that training keeps its cores."""
+    os.nice(5)
+    try:
+        render(replace(data, workers=1), first, count)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def rehearse_pose(config: TrainConfig, ranks: Ranks) -> list[str]:
+    """Two steps of a run, on the hands of the cache; where they aren't there yet, on a few rendered for it.
+
+    Returns:
+        Lines to print; none in the processes that don't write.
+    """
+    task, data, lines = PoseTask(config), config.data, []
+    first = min(data.first, data.pictures)
+    shards = (cache_folder(data) / f"shard-{place:09d}" for place in range(0, first, SHARD))
+    with tempfile.TemporaryDirectory(prefix="dfmamba-") as folder:
+        if data.rendered_share and not all(shard.is_dir() for shard in shards):
+            few = min(REHEARSED, first)
+            small = replace(data, pictures=few, first=few, cache=folder, backgrounds=2, workers=0)
+            raster.warm_up(data.render_device)
+            begun = time.monotonic()
+            render(small, 0, few)
+            each = (time.monotonic() - begun) / few / max(1, data.workers)
+            size = sum(file.stat().st_size for file in Path(folder).rglob("*.npy")) / few
+            lines.append(
+                f"rendering: {first} pictures before the first step {clock(first * each)}, "
+                f"all {data.pictures} {clock(data.pictures * each)} and {size * data.pictures / 1e9:.1f} GB"
+            )
+            config = replace(config, data=small)
+        source = Pool(config, task.model.image_size, ranks)
+        validation = SyntheticValidation(replace(config, validation=1))
+        found = rehearse(config, source, task, validation, 1, ranks)
+    return [*found, *lines] if ranks.first else []
