@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from dfmamba.data.depth import encode_depth
-from dfmamba.data.index import Report, cache_root, fingerprint
+from dfmamba.data.index import ColumnFile, Report, cache_root, fingerprint
 from dfmamba.data.indexed import IndexedDataset
 from dfmamba.data.kinds import SYNTHETIC_KINDS
 from dfmamba.data.registry import dataset_info, open_dataset
@@ -38,7 +38,8 @@ from dfmamba.data.sample import HandSample
 from dfmamba.hands.affine import box_of_points, crop_affine, square_box
 from dfmamba.hands.crop import warp_image
 from dfmamba.heads import HeadConfig, LossConfig, pose_loss
-from dfmamba.io.files import open_atomic_bytes
+from dfmamba.io.files import open_atomic_bytes, write_atomic
+from dfmamba.io.untrusted import read_json
 from dfmamba.models import MODELS, HandPoseModel
 from dfmamba.synth import raster
 from dfmamba.synth.appearance import SKIN_RAMP_SRGB
@@ -51,8 +52,10 @@ from dfmamba.train.engine import rehearse, train
 from dfmamba.train.evaluate import SyntheticValidation
 from dfmamba.train.meter import clock, telling
 from dfmamba.train.parallel import Ranks
+from dfmamba.train.run_folder import find_states
 from dfmamba.train.samples import PoolBatches, Prefetched, fault
 
+SETS_FILE = "sets.json"
 SHARD = 2000
 LAYERS = ("hand",)
 DEPTH_KIND = SYNTHETIC_KINDS.index("depth")
@@ -160,6 +163,7 @@ class Stock:
         known: (n, 2) bool; False for a hand that is in the image, but not labelled.
         is_depth: (n,) bool.
         chances: (n,) running sums of the chances to be drawn.
+        digest: of images and labels; "" where the configuration says all.
     """
 
     images: Callable[[int], np.ndarray]
@@ -169,6 +173,7 @@ class Stock:
     known: Tensor
     is_depth: Tensor
     chances: np.ndarray
+    digest: str = ""
 
     def draw(self, rng: np.random.Generator, rows: np.ndarray, among: int) -> Foregrounds:
         """Draws a foreground for each of the given places of a batch, among the first so many."""
@@ -238,14 +243,15 @@ def open_set(chosen: SetConfig, workers: int = 0, make: bool = True, tell: bool 
         _wait(lambda: folder.is_dir(), PATIENCE_S, f"{folder}: the cut squares didn't appear")
     if not folder.is_dir():
         _cut_set(dataset, chosen, folder, workers)
+    facts = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     if tell:
-        facts = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         for line in (*facts["lines"], *(f"not read, {line}" for line in dataset.report.lines[1:])):
             print(f"{chosen.name} {chosen.path} {split}: {line}", file=sys.stderr)
     images = np.load(folder / "hand.npy", mmap_mode="r")
     with np.load(folder / "labels.npz") as file:
         labels = {name: torch.from_numpy(file[name]) for name in file.files}
-    return Stock(images.__getitem__, **labels, chances=np.arange(1.0, len(labels["valid"]) + 1))
+    chances = np.arange(1.0, len(labels["valid"]) + 1)
+    return Stock(images.__getitem__, **labels, chances=chances, digest=facts["digest"])
 
 
 def _cut_set(dataset: IndexedDataset, chosen: SetConfig, folder: Path, workers: int) -> None:
@@ -260,29 +266,31 @@ def _cut_set(dataset: IndexedDataset, chosen: SetConfig, folder: Path, workers: 
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     labels: dict[str, list[Any]] = {"joints_25d": [], "valid": [], "valid_z": [], "known": [], "is_depth": []}
+    digest = hashlib.sha256()
     try:
         workers = workers if len(numbers) > FEW else 0
-        with (draft / "images.raw").open("wb") as file, _mapping(workers) as map_:
+        with ColumnFile(draft / "hand.npy", np.uint8) as file, _mapping(workers) as map_:
             for number, found in zip(numbers, map_(cut, numbers), strict=True):
                 if isinstance(found, str):
                     report.leave_out(dataset.labels(number).id, found)
                     continue
                 for image, *values in found:
-                    file.write(image.tobytes())
+                    file.append(image[None])
                     for name, value in zip(labels, values, strict=True):
                         labels[name].append(value)
+                    for value in (image, *values):
+                        digest.update(np.asarray(value).tobytes())
                 report.kept += 1
         count = len(labels["valid"])
         if not count:
             raise ValueError(f"{chosen.name} {chosen.path}: nothing to train on: {'; '.join(report.lines)}")
-        raw = np.memmap(draft / "images.raw", np.uint8, "r", shape=(count, chosen.size, chosen.size, 4))
-        np.save(draft / "hand.npy", raw)
-        del raw
-        (draft / "images.raw").unlink()
         np.savez(draft / "labels.npz", allow_pickle=False, **{k: np.stack(v) for k, v in labels.items()})
         lines = [f"{count} squares of {report.lines[0]}", *report.lines[1:]]
-        (draft / "report.json").write_text(json.dumps({"lines": lines}), encoding="utf-8")
-        os.replace(draft, folder)
+        facts = {"lines": lines, "digest": digest.hexdigest()[:16]}
+        (draft / "report.json").write_text(json.dumps(facts), encoding="utf-8")
+        with suppress(OSError):  # another run may have made the same at the same time
+            os.replace(draft, folder)
+        assert folder.is_dir()
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -549,12 +557,37 @@ def train_pose(
         renderer.start()
     try:
         source = Pool(config, task.model.image_size, ranks, workers=data.ahead)
+        if ranks.first:
+            _require_same_sets(Path(config.out), source)
         with telling(config.out, board, ranks) as shown:
             return train(config, source, task, resume, SyntheticValidation(config, shown), until, ranks)
     finally:
         if renderer.pid is not None:
             renderer.terminate()
             renderer.join()
+
+
+def _require_same_sets(out: Path, source: Pool) -> None:
+    """Keeps what the sets of a run hold in its folder; a run that goes on must find the same.
+
+    Raises:
+        ValueError: a set has other images or labels than when the run began.
+    """
+    now = {
+        f"{s.name} {s.path}": stock.digest
+        for s, stock in zip(source.config.data.sets, source.sets, strict=True)
+    }
+    path = out / SETS_FILE
+    begun = path.is_file() and find_states(out)
+    was = read_json(path) if begun else now
+    for (name, digest), before in zip(now.items(), was.values(), strict=True):
+        if digest != before:
+            raise ValueError(
+                f"{out} began with other images or labels in {name}; restore them, or begin anew"
+            )
+    if now and not begun:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, (json.dumps(now, indent=1) + "\n").encode())
 
 
 def _render_rest(data: DataConfig, first: int, count: int) -> None:
