@@ -218,3 +218,16 @@ def test_pictures_of_the_pages_are_used_and_small() -> None:
     for picture in pictures:
         assert picture in shown, picture.name
         assert picture.stat().st_size < 150_000, picture.name
+
+
+def test_environment_variables_are_in_the_table() -> None:
+    page = (ROOT / "docs" / "reference" / "environment.md").read_text(encoding="utf-8")
+    read = re.compile(
+        r"environ(?:\.get|\.setdefault)?[\[(]\"(\w+)\"|\"(\w+)\" not in os\.environ|\"(DFMAMBA_\w+)\""
+    )
+    found = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        found |= {name for match in read.finditer(text) for name in match.groups() if name}
+    assert found > {"DFMAMBA_BACKEND", "XDG_CACHE_HOME", "RANK"}
+    assert not {name for name in found if f"`{name}`" not in page}

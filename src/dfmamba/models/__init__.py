@@ -336,7 +336,7 @@ def load(name: str | Path = "nano", device: str = "cpu") -> Any:
     Returns:
         A `HandPoseModel`; of an ONNX file a `dfmamba.models.onnx_model.OnnxModel`, which is called like one.
 
-    Example:
+    Examples:
         >>> model = load("nano")
         >>> model.config.image_size
         96

@@ -21,7 +21,7 @@ import numpy as np
 
 from dfmamba.draw.canvas import BONE_COLORS, SIDE_COLORS, joint_color
 from dfmamba.extras import need
-from dfmamba.formats.glb import side_by_side_mm
+from dfmamba.formats.rig import side_by_side_mm
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import BONES, NUM_JOINTS
 from dfmamba.predict.lift import mirror_box, mirror_points
