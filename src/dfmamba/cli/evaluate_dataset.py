@@ -69,7 +69,7 @@ def run(options: Namespace, model: HandPoseModel, dataset: IndexedDataset) -> in
     if fixture:
         print("a synthetic fixture: these figures say nothing of the method")
     given: dict[str, str] = {}
-    for protocol in DATASET_PROTOCOLS[options.dataset].protocols:
+    for protocol in DATASET_PROTOCOLS.get(options.dataset, DATASET_PROTOCOLS["own"]).protocols:
         lines = [(figure, figure.value(figures)) for figure in protocol.figures]
         if all(value is None for _, value in lines):
             continue
