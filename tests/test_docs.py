@@ -231,3 +231,17 @@ def test_environment_variables_are_in_the_table() -> None:
         found |= {name for match in read.finditer(text) for name in match.groups() if name}
     assert found > {"DFMAMBA_BACKEND", "XDG_CACHE_HOME", "RANK"}
     assert not {name for name in found if f"`{name}`" not in page}
+
+
+def test_the_drawing_of_the_architecture_is_that_of_the_contract() -> None:
+    spec = importlib.util.spec_from_file_location(
+        "draw_architecture", ROOT / "tools" / "draw_architecture.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert (ROOT / "docs" / "images" / "architecture.svg").read_text(encoding="utf-8") == tool.svg()
+    page = (ROOT / "docs" / "understand" / "architecture.md").read_text(encoding="utf-8")
+    rooms = {room for floor in tool.floors() for room in floor}
+    assert not {room for room in rooms if f"`{room}/`" not in page and f"`{room}.py`" not in page}

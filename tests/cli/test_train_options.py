@@ -17,7 +17,7 @@ from dfmamba.cli.main import main
 from dfmamba.fixtures import write_fixture
 from dfmamba.models import MODELS, HandPoseModel, count_parameters
 from dfmamba.train.config import TrainConfig
-from dfmamba.train.synthetic_task import PoseTask
+from dfmamba.train.pool import PoseTask
 
 SMALL = ["--backbone", "dfmamba_test", "--batch_size", "2", "--framework.image_size", "64"]
 

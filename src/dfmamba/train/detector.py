@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dfmamba.heads.detector import HAND, IGNORED
+from dfmamba.heads.detector import HAND, IGNORED, DetectorHead, DetectorLossConfig, detector_loss
+from dfmamba.models import MODELS, HandPoseModel
 from dfmamba.synth.shards import PeopleShards, ShardedHands
 from dfmamba.train.augment import AugmentConfig, join, photograph, random_crops, warp
 from dfmamba.train.config import RunConfig
-from dfmamba.train.dataset_source import Ahead, Composed
 from dfmamba.train.parallel import Ranks
 from dfmamba.train.pool import DEPTH_KIND, LAYERS
+from dfmamba.train.samples import PoolBatches, Prefetched
 
 MOST_HANDS = 8
 """Boxes of a picture; the rest, the smallest, are left out."""
@@ -178,13 +180,13 @@ class DetectorPool:
         self.config, self.ranks = config, ranks or Ranks()
         self.size = config.crop or image_size
         self.hands, self.people, self.backgrounds = hands, people, backgrounds
-        self._ahead = Ahead(
-            Composed(self, open_pool, replace(config, ahead=0), image_size, ranks), config.ahead
+        self._prefetched = Prefetched(
+            PoolBatches(self, open_pool, replace(config, ahead=0), image_size, ranks), config.ahead
         )
 
     def batch(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Pictures (B, 3, S, S) in [0, 1] and the target of `dfmamba.heads.detector.detector_loss`."""
-        return self._ahead[step]
+        return self._prefetched[step]
 
     def compose(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """As `batch`, in this process."""
@@ -300,3 +302,77 @@ def open_pool(config: DetectorRun, image_size: int, ranks: Ranks | None = None) 
         )
     backgrounds = np.load(found[0], mmap_mode="r")
     return DetectorPool(config, image_size, HandLayers(config.hands), people, backgrounds, ranks)
+
+
+class DetectorTask:
+    """A detector of `dfmamba.models.MODELS` and its loss on the pictures of `dfmamba.train.detector`.
+
+    Args:
+        config: the run.
+        weights: of the loss.
+
+    Raises:
+        ValueError: unknown model, or one that is no detector.
+    """
+
+    def __init__(self, config: DetectorRun, weights: DetectorLossConfig | None = None) -> None:
+        known = [name for name, model in MODELS.items() if model.detects]
+        if config.model not in known:
+            raise ValueError(f"model {config.model!r} is no detector; known: {', '.join(sorted(known))}")
+        self.config, self.weights = config, weights or DetectorLossConfig()
+        self.stride = 0
+
+    def build(self) -> HandPoseModel:
+        """The model with random weights."""
+        model = HandPoseModel(MODELS[self.config.model])
+        assert isinstance(model.head, DetectorHead)
+        self.stride = model.head.stride
+        return model
+
+    def loss(self, output: Any, target: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All terms of `detector_loss`."""
+        return detector_loss(output, target, self.stride, self.weights)
+
+
+VALIDATION_SEED = 90_000
+
+
+class DetectorValidation:
+    """Figures of the averaged detector on composed scenes that training doesn't draw.
+
+    They are made of the same rendered pictures, in other compositions; for figures on unseen ones compare on
+    a folder of people with another seed.
+
+    Args:
+        config: the run; `validation` is the number of scenes.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.config = replace(config, batch_size=config.validation, seed=VALIDATION_SEED, ahead=0)
+        self.scenes: tuple[list[Any], list[Any], list[Any]] | None = None
+
+    def __call__(self, model: Any) -> dict[str, float]:
+        """Recall, false detections and average precision; "score" is what the latter lacks to 1."""
+        from dfmamba.detect.network import NetworkDetector
+        from dfmamba.metrics.detection import score_detections
+
+        if self.scenes is None:
+            self.scenes = self._compose(model.config.image_size)
+        pictures, hands, ignored = self.scenes
+        figures = score_detections(NetworkDetector(model).detect(pictures), hands, ignored)
+        return {
+            "recall": round(figures.recall, 4),
+            "false_per_picture": round(figures.false_per_picture, 4),
+            "average_precision": round(figures.average_precision, 4),
+            "iou": round(figures.iou, 4),
+            "score": 1 - figures.average_precision,
+        }
+
+    def _compose(self, size: int) -> tuple[list[Any], list[Any], list[Any]]:
+        from dfmamba.heads.detector import HAND, IGNORED
+
+        x, target = open_pool(replace(self.config, crop=0), size).compose(0)
+        pictures = [np.ascontiguousarray((one.permute(1, 2, 0) * 255).round().byte().numpy()) for one in x]
+        boxes = list(zip(target["boxes"].double().numpy(), target["kinds"].numpy(), strict=True))
+        hands, ignored = ([box[kinds == kind] for box, kinds in boxes] for kind in (HAND, IGNORED))
+        return pictures, hands, ignored
