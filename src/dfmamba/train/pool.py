@@ -68,6 +68,9 @@ TOGETHER = 1.6
 SMALLEST = 24.0
 """Hands with a smaller box, in pixels of their image, are left out."""
 
+CUT_VERSION = 1
+"""Counted up when squares are cut or kept in another way."""
+
 FEW = 500
 """So many samples are cut in this process."""
 
@@ -236,7 +239,8 @@ def open_set(chosen: SetConfig, workers: int = 0, make: bool = True, tell: bool 
             f"{chosen.name} has joints in order {dataset.ORDER!r}, a mixture those of OpenPose's; "
             f"train on it with `dfmamba train {chosen.name}`"
         )
-    key = [dataset.key(), str(dataset.root.resolve()), chosen.size, chosen.most, ROOM, TOGETHER, SMALLEST]
+    how = [CUT_VERSION, chosen.size, chosen.most, ROOM, TOGETHER, SMALLEST]
+    key = [dataset.key(), str(dataset.root.resolve()), *how]
     folder = cache_root() / f"cut-{chosen.name}-{_digest(key)}"
     if not folder.is_dir() and not make:
         _wait(lambda: folder.is_dir(), PATIENCE_S, f"{folder}: the cut squares didn't appear")
