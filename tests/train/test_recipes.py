@@ -62,3 +62,9 @@ def test_unknown_settings_are_named() -> None:
         recipe("nuy")
     with pytest.raises(ValueError, match="unknown framework"):
         DatasetTask(recipe("nyu").run("somewhere", 10, framework={"name": "b2k"}))
+
+
+def test_a_data_set_without_a_recipe_trains_like_own_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DATASETS, "toy", DATASETS["own"])
+    assert recipe("toy").dataset == "toy"
+    assert recipe("toy").framework == recipe("own").framework

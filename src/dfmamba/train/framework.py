@@ -241,13 +241,13 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe(dataset: str) -> Recipe:
-    """The recipe of a data set.
+    """The recipe of a data set; one without its own takes that of own data.
 
     Raises:
         ValueError: there is no such data set.
     """
     dataset_info(dataset)
-    return RECIPES[dataset]
+    return RECIPES[dataset] if dataset in RECIPES else replace(RECIPES["own"], dataset=dataset)
 
 
 DEPTH_ORDERS = {"nyu14": "nyu"}
