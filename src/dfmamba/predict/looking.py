@@ -78,6 +78,21 @@ SidedHand: TypeAlias = tuple[int, SeenHand]
 """A hand of an image with its side: 0 right, 1 left."""
 
 
+@dataclass(frozen=True, eq=False)
+class Aim:
+    """Where a hand is about to be seen.
+
+    Attributes:
+        joints_2d_px: (21, 2) pixels of the image, about where its joints are.
+        side: "right" or "left".
+        sure: whether that is known; else the hand is seen as one of the other side, too, and both decide.
+    """
+
+    joints_2d_px: np.ndarray
+    side: str
+    sure: bool = True
+
+
 class CropNetwork:
     """A pose network on crops of images.
 
@@ -195,7 +210,7 @@ class CropNetwork:
 
         A hand that is alone takes the side that both views find likelier; two hands exchange sides where they
         clearly (`EXCHANGE`) should. Joints are those of the upright view meant for the side, the score is the
-        mean of all views of the hand as that side.
+        mean of both views of the hand as that side.
         """
         places, crops, affines = [], [], []
         for index, (image, view) in enumerate(zip(images, views, strict=True)):
@@ -220,7 +235,7 @@ class CropNetwork:
             if view and not sure[index] and _other_side(upright):
                 best.append({1 - side: _answer(upright[side], 1 - side) for side in view})
             else:
-                best.append({side: _answer(upright[side], side, hand) for side, hand in view.items()})
+                best.append({side: _answer(upright[side], side) for side in view})
         return best
 
 
@@ -257,7 +272,8 @@ def find_in_images(
             dict(sorted(_shown(view, image, FIRST_LOOK * threshold)))
             for image, view in zip(images, views, strict=True)
         ]
-        views = network.see_upright(images, worth, [sure_of_side(view) for view in views])
+        upright = network.see_upright(images, worth, [sure_of_side(view) for view in views])
+        views = [_both(*each) for each in zip(worth, upright, strict=True)]
     return [_shown(view, image, threshold) for image, view in zip(images, views, strict=True)]
 
 
@@ -303,8 +319,8 @@ def find_at_detections(
         ]
         upright = network.see_upright(shown, aims, sure_sides)
         worth = [
-            _of_detections(view, image, own, threshold) if view else view
-            for view, image, (_, _, own) in zip(upright, shown, places, strict=True)
+            _of_detections(_both(aim, view), image, own, threshold) if view else view
+            for aim, view, image, (_, _, own) in zip(aims, upright, shown, places, strict=True)
         ]
     hands: list[list[SidedHand]] = [[] for _ in images]
     for (index, _, own), view in zip(places, worth, strict=True):
@@ -360,11 +376,21 @@ def _other_side(hands: dict[int, dict[int, View]]) -> bool:
     return side != (0 if lean >= 0 else 1)
 
 
-def _answer(views: dict[int, View], side: int, before: SeenHand | None = None) -> SeenHand:
+def _answer(views: dict[int, View], side: int) -> SeenHand:
     """The hand of a side, from the view meant for that side; its score is the mean of all views of it."""
     hand = views[side][side]
-    scores = [view[side].score for view in views.values()] + ([before.score] if before else [])
-    return SeenHand(hand.joints_25d, hand.joint_scores, float(np.mean(scores)))
+    score = float(np.mean([view[side].score for view in views.values()]))
+    return SeenHand(hand.joints_25d, hand.joint_scores, score)
+
+
+def _both(straight: View, upright: View) -> View:
+    """The hands of upright views, with the mean of both views' scores."""
+    return {
+        side: SeenHand(hand.joints_25d, hand.joint_scores, (hand.score + straight[side].score) / 2)
+        if side in straight
+        else hand
+        for side, hand in upright.items()
+    }
 
 
 def _shown(view: View, image: np.ndarray, threshold: float) -> list[SidedHand]:

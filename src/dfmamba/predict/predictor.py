@@ -28,7 +28,14 @@ from dfmamba.predict.lift import (
     mirror_picture,
     mirror_points,
 )
-from dfmamba.predict.looking import CropNetwork, SidedHand, find_at_detections, find_in_images
+from dfmamba.predict.looking import (
+    Aim,
+    CropNetwork,
+    SeenHand,
+    SidedHand,
+    find_at_detections,
+    find_in_images,
+)
 from dfmamba.predict.result import SIDES, Hand, Prediction
 from dfmamba.predict.track import Frame, TrackConfig, track_film
 
@@ -166,6 +173,37 @@ class Predictor:
         ]
         found = find_at_detections(self.network, pictures, placed, threshold, refine)
         return self._predictions(images, pictures, found, camera, mirrored, start)
+
+    def predict_near(
+        self,
+        image: Picture,
+        aims: Sequence[Aim],
+        camera: Intrinsics | None = None,
+        mirrored: bool = False,
+    ) -> list[Hand]:
+        """Hands that are about where they were a moment ago: one upright view of each.
+
+        Args:
+            image: as for `predict`.
+            aims: about where the joints of each hand are, in pixels of the image as given.
+            camera, mirrored: as for `predict`.
+
+        Returns:
+            A hand for each aim, however unsure: see `Hand.score` and `Hand.joint_scores`.
+
+        Raises:
+            OSError, ValueError: as for `predict`.
+        """
+        camera = _check(0.0, camera)
+        pixels = _read(image, mirrored)
+        width = pixels.shape[1]
+        views = []
+        for aim in aims:
+            at = mirror_points(aim.joints_2d_px, width) if mirrored else np.asarray(aim.joints_2d_px)
+            joints = np.concatenate([at, np.zeros((NUM_JOINTS, 1))], axis=1)
+            views.append({SIDES.index(aim.side): SeenHand(joints, np.zeros(NUM_JOINTS), 1.0)})
+        seen = self.network.see_upright([pixels] * len(views), views, [aim.sure for aim in aims])
+        return [_hands(list(view.items()), pixels, camera, mirrored)[0] for view in seen]
 
     def stream(
         self, pictures: Iterable[Picture | Frame], fps: float = 30.0, config: TrackConfig | None = None
