@@ -344,6 +344,9 @@ def assign(costs: np.ndarray, most: float) -> dict[int, int]:
     allowed = costs <= most
     if not allowed.any():
         return {}
+    if min(costs.shape) == 1:  # one hand: without SciPy, whose import takes as long as a second of film
+        i, j = np.unravel_index(np.argmin(np.where(allowed, costs, np.inf)), costs.shape)
+        return {int(i): int(j)}
     from scipy.optimize import linear_sum_assignment
 
     # A pair that may not be made costs more than all that may be made together.
