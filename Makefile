@@ -21,8 +21,8 @@ demo: $(STAMP)  ## predict on the pictures that ship with the project
 	@echo "Open the pictures in out/demo."
 
 lint: $(STAMP)
-	$(BIN)/ruff check src tests tools
-	$(BIN)/ruff format --check src tests tools
+	$(BIN)/ruff check src tests tools studies
+	$(BIN)/ruff format --check src tests tools studies
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -31,7 +31,7 @@ test: $(STAMP) lint  ## everything but the slow checks
 
 check-all: $(STAMP) lint  ## also the slow checks
 	test -d node_modules/onnxruntime-web || npm install --no-save onnxruntime-web
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests studies
 
 check-chaos: $(STAMP)  ## kill a training run 20 times, tear its files, fill its disk, compare the bits
 	OMP_NUM_THREADS=1 $(BIN)/python tests/train/chaos.py --kills 20 --steps 100

@@ -30,7 +30,11 @@ from jsonargparse import Namespace
 from dfmamba.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "studies").glob("*/README.md")),
+]
 SHELLS = ("sh", "bash", "console")
 
 MODULES = {
@@ -126,7 +130,7 @@ def check_command(words: list[str], place: str) -> None:
         program, rest = "dfmamba", rest[rest.index("dfmamba") + 1 :]
     if program == "python" and rest[0].endswith(".py"):  # one that ends in `dfmamba.cli.main.main()`
         program, rest = "dfmamba", rest[1:]
-    if program == "dfmamba":
+    if program == "dfmamba" or is_study(words):
         parse(rest, place)
     elif program == "pip":
         assert rest[0] == "install", f"{place}: {words}"
@@ -141,11 +145,17 @@ def check_command(words: list[str], place: str) -> None:
         assert not missing, f"{place}: {missing}"
 
 
+def is_study(words: list[str]) -> bool:
+    """Whether a command is that of a study: `python -m studies.NAME`."""
+    return words[:2] == ["python", "-m"] and len(words) > 2 and words[2].startswith("studies.")
+
+
 def parse(words: list[str], place: str) -> None:
-    """See that the command line takes these words."""
+    """See that the command line takes these words: those after `dfmamba`, or `-m studies.NAME` and so on."""
     assert words, f"{place}: no verb"
-    assert words[0] in cli.VERBS, f"{place}: no such verb {words[0]!r}"
-    module, rest = importlib.import_module(cli.VERBS[words[0]].module), words[1:]
+    assert words[0] in cli.VERBS or words[0] == "-m", f"{place}: no such verb {words[0]!r}"
+    name = f"{words[1]}.__main__" if words[0] == "-m" else cli.VERBS[words[0]].module
+    module, rest = importlib.import_module(name), words[2:] if words[0] == "-m" else words[1:]
     if hasattr(module, "variant"):
         name, rest = module.variant(rest)
         module = importlib.import_module(name)
@@ -176,8 +186,15 @@ def run(page: list[Block], slow: bool, monkeypatch: Any) -> None:
                     continue
                 if any(re.fullmatch(r"camera:\d+", word) for word in words):
                     continue
-                assert words[0] == "dfmamba", f"{block.place}: mark the block, {words[0]} is not run here"
-                assert cli.main(words[1:]) == 0, f"{block.place}: {shlex.join(words)}"
+                study = is_study(words)
+                known = study or words[0] == "dfmamba"
+                assert known, f"{block.place}: mark the block, {words[0]} is not run here"
+                code = (
+                    cli.run_command(shlex.join(words[:3]), f"{words[2]}.__main__", words[3:])
+                    if study
+                    else cli.main(words[1:])
+                )
+                assert code == 0, f"{block.place}: {shlex.join(words)}"
 
 
 def missing_extras(page: list[Block]) -> list[str]:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dfmamba import create_backbone, load
-from dfmamba.fuse import fuse
+from dfmamba.layers import fuse
 
 
 def with_statistics(module: nn.Module) -> nn.Module:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -21,6 +25,7 @@ from dfmamba.models import (
     list_detectors,
     list_models,
     load,
+    unwrapped,
 )
 from dfmamba.predict import Predictor
 
@@ -41,7 +46,9 @@ def test_round_trip(tmp_path: Path, half: bool) -> None:
     with torch.no_grad():
         tolerance = 0.5 if half else 0.0
         assert (a(x).joints_25d - b(x).joints_25d).abs().max() <= tolerance
-    assert (tmp_path / "m" / "README.md").read_text() == "# card\n"
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert card.startswith("---\nlicense: apache-2.0\nlibrary_name: dfmamba\n")
+    assert card.endswith("---\n\n# card\n")
 
 
 def test_half_precision_keeps_large_statistics(tmp_path: Path) -> None:
@@ -148,3 +155,74 @@ def test_pose_models_and_detectors_are_listed_apart() -> None:
     assert list_detectors() == ["detector"]
     with pytest.raises(ValueError, match="finds no joints"):
         Predictor("detector", "cpu")
+
+
+def test_a_damaged_configuration_names_its_file_and_costs_no_memory(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    model().save(folder)
+    path = folder / "config.json"
+    text = path.read_text()
+    good = json.loads(text)
+    head = {**good["head"], "num_layers": 6, "dim": 256}
+    damaged = {
+        "deep": "[" * 50_000 + "]" * 50_000,
+        "deep value": text.replace("null", '{"a":' * 20_000 + "1" + "}" * 20_000),
+        "long number": text.replace('"in_chans": 3', '"in_chans": ' + "9" * 5_000),
+        "long file": " " * 2_000_000 + text,
+        "head of another kind": json.dumps({**good, "head": [1]}),
+        "huge crop": json.dumps({**good, "head": {**good["head"], "image_size": 2**40}}),
+        "huge network": json.dumps({**good, "head": {**head, "ffn": 2**34}}),
+        "many layers": json.dumps({**good, "head": {**head, "num_layers": 10**9}}),
+        "many blocks": json.dumps({**good, "backbone_args": {"stages": [["conv"] * 10_000] * 4}}),
+    }
+    for what, changed in damaged.items():
+        path.write_text(changed)
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=re.escape(str(folder))) as caught:
+            load(folder)
+        assert len(str(caught.value)) < 600, what
+        assert tracemalloc.get_traced_memory()[1] < 100e6, what
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_loading_ignores_the_defaults_of_the_process(tmp_path: Path, dtype: torch.dtype) -> None:
+    saved = model()
+    saved.save(tmp_path / "m")
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            loaded = load(tmp_path / "m")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {t.dtype for t in loaded.state_dict().values()} == {torch.float32, torch.int64}
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded(x).joints_25d, saved(x).joints_25d)
+        assert torch.allclose(saved.half()(x).joints_25d, loaded(x).joints_25d, atol=0.5)
+        assert loaded(x[:0]).joints_25d.shape == (0, 2, 21, 3)
+
+
+def test_predicting_leaves_a_model_in_training() -> None:
+    training = model().train()
+    training.head.eval()
+    training.predict(np.zeros((64, 64, 3), np.uint8))
+    assert training.training
+    assert training.backbone.training
+    assert not training.head.training
+
+
+def test_the_network_in_a_wrapper_is_found() -> None:
+    inner = model()
+    wrapped = torch.nn.DataParallel(torch.compile(inner))  # type: ignore[arg-type]
+    assert unwrapped(wrapped) is inner
+    assert unwrapped(inner) is inner
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_heads_take_an_empty_batch(layers: int) -> None:
+    config = MODELS["test"]
+    head = replace(config.head, num_layers=layers, dim=32, heads=2, ffn=32)
+    found = HandPoseModel(replace(config, head=head)).eval()(torch.zeros(0, 3, 64, 64))
+    assert found.joints_25d.shape == (0, 2, 21, 3)
+    assert HandPoseModel(MODELS["test_detector"]).eval()(torch.zeros(0, 3, 64, 64)).shape[0] == 0

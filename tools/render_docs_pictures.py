@@ -101,7 +101,7 @@ def film(out: Path, _: str | None) -> None:
 def people(out: Path, detector: str | None) -> None:
     """Scenes with whole people and the hands in them."""
     from dfmamba.synth.background import sample_background
-    from dfmamba.synth.people_scenes import render_people
+    from dfmamba.synth.people import render_people
     from dfmamba.synth.post import recompose
 
     seed, indices = PEOPLE

@@ -8,9 +8,9 @@ True
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 from typing import TYPE_CHECKING, Any
-
-from dfmamba.timm_hook import install as _register_with_timm
 
 __version__ = "0.1.0"
 
@@ -45,6 +45,7 @@ __all__ = [
     "list_backbones",
     "list_models",
     "load",
+    "register_with_timm",
 ]
 
 
@@ -54,4 +55,19 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'dfmamba' has no attribute {name!r}")
 
 
-_register_with_timm()
+def register_with_timm() -> None:
+    """Adds the backbones to timm's registry, for `timm.create_model("dfmamba_tiny")`; imports timm.
+
+    Importing dfmamba does it by itself in programs that have imported timm before, or torchvision, on which
+    timm builds, where timm is installed.
+
+    Raises:
+        ImportError: timm isn't installed, or is too old.
+    """
+    from dfmamba.backbones.timm_models import register
+
+    register()
+
+
+if sys.modules.get("timm") or ("torchvision" in sys.modules and importlib.util.find_spec("timm")):
+    register_with_timm()

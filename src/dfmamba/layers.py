@@ -1,14 +1,27 @@
-"""Layers that backbones and heads share."""
+"""Layers that backbones and heads share, and the form of a network for inference."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from itertools import pairwise
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 NormFactory = Callable[[int], nn.Module]
+
+
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if torch.compiler.is_exporting() or not x.is_contiguous(memory_format=torch.channels_last):
+        return F.conv2d(x, weight, bias)
+    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
+torch.fx.wrap("_pointwise")  # one step of a graph that torch.fx traces
 
 
 class Pointwise(nn.Conv2d):
@@ -28,9 +41,7 @@ class Pointwise(nn.Conv2d):
         super().__init__(in_chs, out_chs, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_exporting() or not x.is_contiguous(memory_format=torch.channels_last):
-            return super().forward(x)
-        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        return _pointwise(x, self.weight, self.bias)
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -63,3 +74,36 @@ class DropPath(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def fuse(module: Module) -> Module:
+    """A copy for inference: batch norms folded into the convolutions before them, constants computed once.
+
+    Outputs agree with those of the module in evaluation mode to rounding. The copy can't be trained, and its
+    weights don't load into the module it came from: save that one.
+
+    Args:
+        module: any network of this package, or part of one.
+
+    Returns:
+        A new module in evaluation mode, without gradients.
+    """
+    fused = copy.deepcopy(module).eval().requires_grad_(False)
+    for part in list(fused.modules()):
+        if isinstance(part, nn.Sequential):
+            _fold_norms(part)
+        freeze = getattr(part, "freeze_constants", None)
+        if freeze is not None:
+            freeze()
+    return fused
+
+
+def _fold_norms(layers: nn.Sequential) -> None:
+    for name, after in pairwise(list(layers._modules)):
+        conv, norm = layers._modules[name], layers._modules[after]
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            layers._modules[name] = fuse_conv_bn_eval(conv, norm)
+            layers._modules[after] = nn.Identity()

@@ -1,9 +1,9 @@
-"""Configurations from plain values: unknown names are errors."""
+"""Configurations from plain values, and changed copies of them: unknown names are errors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Collection, Mapping
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -25,3 +25,25 @@ def from_values(kind: type[T], values: Mapping[str, Any], what: str) -> T:
     if unknown:
         raise ValueError(f"unknown {what} setting {unknown[0]!r}; known: {', '.join(known)}")
     return kind(**values)
+
+
+def with_overrides(
+    config: T, overrides: Mapping[str, Any], fixed: Collection[str] = (), also: Collection[str] = ()
+) -> T:
+    """A copy of a frozen dataclass with some fields changed.
+
+    Args:
+        config: the dataclass.
+        overrides: new values by field.
+        fixed: fields that can't be changed.
+        also: other arguments of the dataclass.
+
+    Raises:
+        ValueError: an override is no such field, or unusable.
+    """
+    known = [field.name for field in fields(config) if field.name not in fixed]  # type: ignore[arg-type]
+    known += also
+    unknown = sorted(set(overrides) - set(known))
+    if unknown:
+        raise ValueError(f"unknown backbone argument {unknown[0]!r}; known: {', '.join(known)}")
+    return replace(config, **overrides)  # type: ignore[type-var]

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+MOST_QUOTED = 200
+"""Characters of a file's content that a message repeats."""
+
+_short = reprlib.Repr()
+_short.maxlevel, _short.maxdict, _short.maxlist, _short.maxtuple = 3, 6, 8, 8
+_short.maxstring = _short.maxother = MOST_QUOTED
 
 
 @dataclass(frozen=True)
@@ -43,8 +51,28 @@ class Table:
 
 
 def one_line(reason: object) -> str:
-    """A message without line breaks; an exception without a message gives its type."""
-    return " ".join(str(reason).split()) or type(reason).__name__
+    """A message without line breaks and escape sequences; an exception without a message gives its type."""
+    return printable(" ".join(str(reason).split())) or type(reason).__name__
+
+
+def printable(text: object) -> str:
+    """A name or message for a terminal: whatever steers it, or can't be encoded, as its escape sequence."""
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def quote(value: Any) -> str:
+    """What a file holds, for a message: its `repr`, at most `MOST_QUOTED` characters of it.
+
+    Quick for values of any size and depth.
+    """
+    try:
+        text = printable(_short.repr(value))
+    except (ValueError, RecursionError):  # a whole number too long for Python to write
+        text = type(value).__name__
+    return text if len(text) <= MOST_QUOTED else f"{text[: MOST_QUOTED - 3]}..."
 
 
 def format_json(data: Mapping[str, Any]) -> str:

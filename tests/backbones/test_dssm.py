@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dfmamba.backbones.dssm import DSSM, DeformableSampler, DSSMConfig
+from dfmamba.backbones.dfmamba import DSSM, DeformableSampler, DSSMConfig
 from dfmamba.models import count_macs
 
 

@@ -12,8 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dfmamba.backbones import create_backbone, list_backbones
 from dfmamba.backbones.baselines import BASELINES
-from dfmamba.backbones.blocks import VimMixer
-from dfmamba.backbones.dssm import DSSMConfig
+from dfmamba.backbones.dfmamba import DSSMConfig, VimMixer
 from dfmamba.models import count_macs, count_parameters
 
 STRIDES = [4, 8, 16, 32]

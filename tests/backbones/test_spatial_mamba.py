@@ -21,7 +21,7 @@ from dfmamba.backbones.spatial_mamba import (
     StateFusion,
     load_spatial_mamba_weights,
 )
-from dfmamba.fuse import fuse
+from dfmamba.layers import fuse
 from dfmamba.models import HandPoseModel, ModelConfig, count_macs, count_parameters
 from dfmamba.ops import use_backend
 

@@ -1,4 +1,4 @@
-"""timm's registry and calls: registered in either order of import, and alike to timm's own models."""
+"""timm's registry and calls: as registered, and alike to timm's own models."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def test_configuration_names_real_modules_and_sizes(name: str) -> None:
 def test_misuse_is_explained() -> None:
     with pytest.raises(ValueError, match="unknown backbone argument 'depth'"):
         make(depth=3)
-    with pytest.raises(ValueError, match="'list', 'getter' or 'hook', got 'fx'"):
-        make(features_only=True, feature_cls="fx")
+    with pytest.raises(ValueError, match="'list', 'getter', 'hook' or 'fx', got 'dict'"):
+        make(features_only=True, feature_cls="dict")
     with pytest.raises(RuntimeError, match=f"No pretrained weights exist for {OURS}"):
         make(pretrained=True)
 
@@ -164,7 +164,7 @@ def test_pruning_like_timms(indices, options: dict, x: Tensor) -> None:
     assert facts[0] == facts[1]
 
 
-@pytest.mark.parametrize("feature_cls", [None, "list", "getter", "hook"])
+@pytest.mark.parametrize("feature_cls", [None, "list", "getter", "hook", "fx"])
 @pytest.mark.parametrize("out_indices", [None, (0, -1), 2], ids=str)
 def test_features_like_timms(out_indices, feature_cls: str | None, x: Tensor) -> None:
     kwargs = {"features_only": True, "out_indices": out_indices, "feature_cls": feature_cls, "in_chans": 1}

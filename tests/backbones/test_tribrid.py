@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dfmamba.backbones import BACKBONES, create_backbone, list_backbones
-from dfmamba.backbones.dssm import DSSM, DeformableSampler, DSSMConfig
+from dfmamba.backbones.dfmamba import DSSM, DeformableSampler, DSSMConfig
 from dfmamba.layers import DropPath, LayerNorm2d
 from dfmamba.models import count_macs, count_parameters
 

@@ -13,9 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dfmamba.backbones import backbone_config, create_backbone
-from dfmamba.backbones.cross_scan import CrossScan
-from dfmamba.backbones.dssm import DSSMConfig
-from dfmamba.backbones.vmamba import VMAMBAS, VMamba, VMambaConfig, load_peer_weights
+from dfmamba.backbones.dfmamba import DSSMConfig
+from dfmamba.backbones.vmamba import VMAMBAS, CrossScan, VMamba, VMambaConfig, load_peer_weights
 from dfmamba.models import count_parameters
 from dfmamba.ops import selective_scan, selective_scan_reference
 
@@ -311,7 +310,7 @@ def test_compiles_in_one_graph_with_gradients() -> None:
 
 
 def test_inference_form_gives_the_same() -> None:
-    from dfmamba.fuse import fuse
+    from dfmamba.layers import fuse
 
     model, x = small(), torch.rand(1, 3, 40, 33)
     with torch.no_grad():

@@ -118,6 +118,31 @@ def test_a_folder_of_pictures(predict, photos: Path, tmp_path: Path) -> None:
     assert listing["predictions"][0] == json.loads((out / "a.json").read_text())
 
 
+def test_a_second_run_over_its_own_results_reads_the_photos_only(predict, photos: Path) -> None:
+    (photos / "gone.jpg").symlink_to(photos / "nowhere.jpg")
+    listing = photos / "all.json"
+    for _ in range(2):
+        done = predict(photos, "--out", photos, "--json", listing)
+        assert done.code == 0
+        assert done.out.splitlines()[-1].startswith("2 pictures, ")
+    assert f"{photos}: left out 2 (a.png.png, b.png): a drawing of this program" in done.err
+    left_out = {entry["file"]: entry["reason"] for entry in json.loads(listing.read_text())["left_out"]}
+    assert left_out[str(photos / "b.png")] == "a drawing of this program"
+    assert left_out[str(photos / "gone.jpg")] == "a link to a file that doesn't exist"
+
+
+def test_boxes_of_other_pictures_are_an_error(predict, photos: Path, tmp_path: Path) -> None:
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({"elsewhere/a.png": [[1, 2, 40, 50]]}))
+    done = predict(photos, "--detector", boxes)
+    assert done.code == 2
+    assert "names none of 2 pictures" in done.err
+    boxes.write_text(json.dumps({"photos\\a.png": [[1, 2, 40, 50]]}))
+    done = predict(photos, "--detector", boxes)
+    assert done.code == 0
+    assert "doesn't name 1 picture" in done.err
+
+
 def test_no_hands_is_fine(predict, photos: Path) -> None:
     done = predict(photos / "a.png", "--threshold", "1")
     assert done.code == 0

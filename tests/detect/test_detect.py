@@ -90,6 +90,45 @@ def test_boxes_from_a_file(tmp_path: Path) -> None:
         boxes.of(np.zeros((2, 2, 3)))
 
 
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("b/p.jpg", "b/p.jpg"),
+        ("set/b/p.jpg", "b/p.jpg"),
+        ("p.jpg", "p.jpg"),
+        ("c/p.jpg", "p.jpg"),
+        ("./win/q.jpg", "win\\q.jpg"),
+        ("q.jpg", "win\\q.jpg"),
+        ("caf\N{LATIN SMALL LETTER E WITH ACUTE}.jpg", "cafe\N{COMBINING ACUTE ACCENT}.jpg"),
+        ("s.jpg", "/elsewhere/x/s.jpg"),
+        ("x/s.jpg", "/elsewhere/x/s.jpg"),
+        ("y/s.jpg", None),
+        ("/here/x/s.jpg", None),
+    ],
+)
+def test_names_in_a_file_of_boxes(asked: str, found: str | None, tmp_path: Path) -> None:
+    """One box a name, whose right edge tells which; that of b/p.jpg has none."""
+    names = ["p.jpg", "b/p.jpg", "win\\q.jpg", "cafe\N{COMBINING ACUTE ACCENT}.jpg", "/elsewhere/x/s.jpg"]
+    path = tmp_path / "boxes.json"
+    path.write_text(
+        json.dumps({name: [[0, 0, 10 + i, 10]] for i, name in enumerate(names)} | {"b/p.jpg": []})
+    )
+    boxes = GivenBoxes(path).of(asked)
+    expected = [] if found in (None, "b/p.jpg") else [10 + names.index(found)]
+    assert [int(one.box_xyxy[2]) for one in boxes] == expected
+
+
+def test_a_file_of_boxes_that_names_none_of_the_pictures_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps({"a/p.jpg": [[0, 0, 9, 9]], "b/p.jpg": []}))
+    boxes = GivenBoxes(path)
+    assert boxes.require(["b/p.jpg", "c.jpg"]) == ["c.jpg"]
+    with pytest.raises(ValueError, match=r"it names none of 2 pictures, such as c/p\.jpg; it has 'a/p\.jpg'"):
+        boxes.require(["c/p.jpg", "d.jpg"])
+    with pytest.raises(ValueError, match=r"p\.jpg may be 'a/p\.jpg' or 'b/p\.jpg'"):
+        boxes.of("p.jpg")
+
+
 GOOD = b'{"a.jpg": [[1, 2, 30, 40], {"box_xyxy": [5, 6, 7, 8], "score": 0.5, "side": "left"}]}'
 
 

@@ -59,7 +59,7 @@ def test_metadata_and_names(onnx_file: Path, model: HandPoseModel) -> None:
 
 
 def test_backbone_features_with_static_weights(tmp_path: Path) -> None:
-    from dfmamba.backbones.dssm import DSSMConfig
+    from dfmamba.backbones.dfmamba import DSSMConfig
 
     torch.manual_seed(1)
     scan = DSSMConfig(d_state=2, weights="static", offset_groups=2, reverse=True)

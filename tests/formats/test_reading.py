@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,40 @@ def same(a: Prediction, b: Prediction, image: str | None) -> None:
 
 def test_single_files_lists_and_folders(two_hands: Prediction, tmp_path: Path) -> None:
     two_hands.save_json(tmp_path / "in" / "b.json")
-    save_list(tmp_path / "in" / "a.json", [two_hands, two_hands], [("bad.jpg", "why")])
+    other = replace(two_hands, image="photos/sub/a.jpg")
+    save_list(tmp_path / "in" / "a.json", [other], [("bad.jpg", "why")])
     (tmp_path / "in" / "picture.png").write_bytes(b"")
     summary = Summary()
     records = list(read_records([tmp_path / "in"], summary))
-    assert [Path(record.source).name for record in records] == ["a.json", "a.json", "b.json"]
+    assert [Path(record.source).name for record in records] == ["a.json", "b.json"]
     assert summary.notes == {SUMMARY: 1}
+    records[0] = replace(records[0], prediction=replace(records[0].prediction, image="photos/a.jpg"))
     for record in records:
         same(record.prediction, two_hands, "photos/a.jpg")
         assert (record.index, record.name) == (None, "a")
+
+
+def test_a_picture_that_two_files_hold_is_read_once(two_hands: Prediction, tmp_path: Path) -> None:
+    """As after `dfmamba predict DIR --out OUT --json OUT/all.json`, with other JSON in the folder, too."""
+    two_hands.save_json(tmp_path / "in" / "b.json")
+    other_model = replace(two_hands, model="other")
+    save_list(tmp_path / "in" / "all.json", [two_hands, other_model], [])
+    replace(two_hands, hands=()).save_json(tmp_path / "in" / "c.json")
+    (tmp_path / "in" / "freihand.json").write_text("[[], []]")
+    summary = Summary()
+    records = list(read_records([tmp_path / "in"], summary))
+    assert [(Path(one.source).name, one.prediction.model) for one in records] == [
+        ("all.json", two_hands.model),
+        ("all.json", "other"),
+    ]
+    assert {text.split(",")[0]: count for text, count in summary.notes.items()} == {
+        "predictions stand in a second file": 1,
+        "pictures have other hands in a second file": 1,
+        "JSON files of a folder hold no predictions and are left out": 1,
+    }
+    assert len(list(read_records([tmp_path / "in" / "b.json"] * 2))) == 1
+    with pytest.raises(ValueError, match=r"freihand\.json: not a usable prediction file"):
+        list(read_records([tmp_path / "in" / "freihand.json"]))
 
 
 def test_films_are_read_line_by_line(two_hands: Prediction, tmp_path: Path) -> None:
@@ -89,8 +115,8 @@ def test_bulk_parts(two_hands: Prediction, prediction: Callable, tmp_path: Path,
     [
         ("a.json", "[1]", "expected a JSON object, got list"),
         ("a.json", '{"schema": "other"}', "expected the schema dfmamba.prediction/1"),
-        ("a.json", "{", "not JSON"),
-        ("a.json", "[" * 100_000, "not JSON"),
+        ("a.json", "{", "not valid JSON"),
+        ("a.json", "[" * 100_000, "not valid JSON"),
         ("a.json", '{"schema": "dfmamba.predictions/1", "predictions": [{}]}', "picture 0: prediction"),
         ("a.jsonl", "{}", "expected the head of a film"),
         ("a.jsonl", '{"picture": 0}', "a row of bulk prediction has the columns"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import struct
+import sys
 import tempfile
 import zlib
 from io import BytesIO
@@ -13,10 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
-from dfmamba.io import MAX_MEGAPIXELS, as_picture, find_images, load_image
-from dfmamba.io.images import PictureTooLargeError, UnsupportedPictureError, decode_image
+from dfmamba.io import MAX_MEGAPIXELS, as_picture, find_images, list_images, load_image
+from dfmamba.io.images import PictureTooLargeError, UnsupportedPictureError, decode_image, encode_drawing
 
 
 def gradient(width: int = 24, height: int = 16) -> np.ndarray:
@@ -300,6 +302,121 @@ def test_as_picture_refuses(value: np.ndarray, reason: str) -> None:
 def test_as_picture_refuses_other_types() -> None:
     with pytest.raises(TypeError, match="list"):
         as_picture([[1, 2]])  # type: ignore[arg-type]
+
+
+HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAX1tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAA"
+    "AAAAACJpbG9jAAAAAERAAAEAAQAAAAABoQABAAAAAAAAAHEAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAA"
+    "AA5waXRtAAAAAAABAAAA/WlwcnAAAADdaXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNw"
+    "AAADAJAAAAMAAAMAHroCQGEAAQAqQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFz"
+    "wIkAAAATY29scm5jbHgAAQANAAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAAAAAoY2xhcAAAAEAAAAABAAAAMAAAAAEAAAAAAAAA"
+    "Av////AAAAACAAAAEHBpeGkAAAAAAwgICAAAABhpcG1hAAAAAAAAAAEAAQWBAgMFhAAAAHltZGF0AAAAbSgBrwngOSMkv//8"
+    "Eq/e/2QO//4rmcE4/cw///4qbrf+6wXUV2VhWyBv6lTxeL5SqdaxKkdyIbLV+IlkDVv6jxuISpfOYu4pdoI2JSdB9o1xMk4x"
+    "jV6Xq42tUwV22zmAd3qM1/NUlN/4RXdfGzA="
+)
+"""64 x 48: the left half blue, the right half red; encoded by libheif."""
+
+
+def test_heic_is_read_with_its_extra_and_named_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("pi_heif")
+    path = tmp_path / "a.heic"
+    path.write_bytes(HEIC)
+    picture = load_image(path)
+    assert picture.shape == (48, 64, 3)
+    assert np.abs(picture[24, [10, 50]].astype(int) - [(20, 40, 220), (200, 30, 30)]).max() < 4
+    assert list_images([tmp_path]).images == (path,)
+    with pytest.raises(ValueError, match=r"a\.heic: damaged or truncated HEIC picture"):
+        decode_image(HEIC[:200], str(path))
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    with pytest.raises(UnsupportedPictureError, match=r"a\.heic: HEIC: pip install 'dfmamba\[heif\]'"):
+        load_image(path)
+    (tmp_path / "b.jpg").write_bytes(b"")
+    assert list_images([tmp_path]).notes == [
+        f"{tmp_path}: left out 1 (a.heic): HEIC: pip install 'dfmamba[heif]', or save it as JPEG"
+    ]
+
+
+def raw_photo(**tags: object) -> bytes:
+    """A TIFF of 8 x 8 pixels with such tags in its first directory."""
+    numbers = {"subfile": 254, "old_subfile": 255, "sub_ifds": 330, "dng": 50706}
+    facts = TiffImagePlugin.ImageFileDirectory_v2()
+    for name, value in tags.items():
+        facts[numbers[name]] = value
+        facts.tagtype[numbers[name]] = 1 if name == "dng" else 4
+    memory = BytesIO()
+    Image.fromarray(gradient()[:8, :8]).save(memory, "TIFF", tiffinfo=facts)
+    return memory.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        raw_photo(subfile=1),
+        raw_photo(dng=b"\1\4\0\0"),
+        raw_photo(old_subfile=2),
+        b"II*\0\x10\0\0\0CR\2\0" + bytes(60),
+        b"FUJIFILMCCD-RAW 0201" + bytes(60),
+        b"\0\0\0\x18ftypcrx \0\0\0\1" + bytes(60),
+    ],
+    ids=["thumbnail first", "DNG", "old thumbnail", "CR2", "RAF", "CR3"],
+)
+def test_raw_photos_are_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "photo.tif"
+    path.write_bytes(content)
+    with pytest.raises(UnsupportedPictureError, match=r"photo\.tif: a raw photo of a camera: develop it"):
+        load_image(path)
+
+
+def test_a_tiff_with_a_larger_picture_inside_is_a_raw_photo(tmp_path: Path) -> None:
+    """The directory of the first picture points at a second one of 90 x 90 pixels, as in NEF."""
+    small = raw_photo(sub_ifds=1234567)
+    inner = struct.pack("<HHHIIHHIII", 2, 256, 4, 1, 90, 257, 4, 1, 90, 0)
+    for side, raw in ((inner, True), (inner.replace(b"\x5a", b"\x05"), False)):
+        content = small.replace(struct.pack("<I", 1234567), struct.pack("<I", len(small))) + side
+        if raw:
+            with pytest.raises(UnsupportedPictureError, match="a raw photo"):
+                decode_image(content)
+        else:  # as reduced copies of a large scan
+            assert decode_image(content).shape == (8, 8, 3)
+
+
+def test_a_folder_names_what_it_leaves_out(tmp_path: Path) -> None:
+    picture = Image.fromarray(gradient())
+    for name in ("a.jpg", "b.jfif", "c.JPE", "d.mpo"):
+        picture.save(tmp_path / name, "JPEG")
+    picture.save(tmp_path / "plain.png")
+    (tmp_path / "drawing.png").write_bytes(encode_drawing(picture))
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "e\x1b.NEF").write_text("")
+    (tmp_path / ".hidden.txt").write_text("")
+    (tmp_path / "folder").mkdir()
+    found = list_images([tmp_path])
+    assert [path.name for path in found.images] == ["a.jpg", "b.jfif", "c.JPE", "d.mpo", "plain.png"]
+    assert sorted(path.name for path, _ in found.left_out) == [
+        "drawing.png", "e\x1b.NEF", "folder", "gone.jpg", "notes.txt"
+    ]  # fmt: skip
+    assert any("(drawing.png): a drawing of this program" in note for note in found.notes)
+    assert any("(gone.jpg): a link to a file that doesn't exist" in note for note in found.notes)
+    assert any("(e\\x1b.NEF): a raw photo" in note for note in found.notes)
+    assert list_images([f"{tmp_path}/*"]) == found
+    # Named, a drawing is read.
+    assert list_images([tmp_path / "drawing.png"]).images == (tmp_path / "drawing.png",)
+    assert np.array_equal(load_image(tmp_path / "drawing.png"), gradient())
+
+
+def test_closed_and_truncated_pillow_images_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(gradient()).save(path)
+    with Image.open(path) as closed:
+        pass
+    content = path.read_bytes()
+    with Image.open(BytesIO(content[: len(content) // 2])) as truncated:
+        for image in (closed, truncated):
+            with pytest.raises(ValueError, match="hand: this Pillow image can't be read"):
+                as_picture(image, "hand")
 
 
 def test_find_images(tmp_path: Path) -> None:

@@ -160,3 +160,20 @@ def test_the_labelled_hand_type_decides_what_counts_as_two_hands() -> None:
         HandMetrics().update(pred[:, 0], gt[:, 0], interacting=np.ones(3, bool))
     with pytest.raises(ValueError, match="interacting has shape"):
         HandMetrics().update(pred, gt, interacting=np.ones(2, bool))
+
+
+def test_mrrpe_counts_the_samples_that_are_labelled_as_two_hands() -> None:
+    """InterHand2.6M's evaluate() counts it where the hand type is "interacting"."""
+    truth = np.random.default_rng(0).normal(0, 40, (3, 2, 21, 3)) + np.array([0, 0, 600])
+    pred = truth.copy()
+    pred[0, 1, :, 0] += 10.0
+    pred[1, 1, :, 0] += 50.0  # labelled as a single hand, though both have joints
+    pred[2, 1, :, 0] += 90.0  # two hands, one wrist unknown
+    valid = np.ones((3, 2, 21), bool)
+    valid[2, 0, 0] = False
+    metrics = HandMetrics()
+    metrics.update(pred, truth, valid, interacting=np.array([True, False, True]))
+    assert metrics.compute()["mrrpe_mm"] == pytest.approx(10.0)
+    everything = HandMetrics()
+    everything.update(pred, truth, valid)
+    assert everything.compute()["mrrpe_mm"] == pytest.approx(30.0)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dfmamba.synth.body import LIPS, SCALP, BodyModel, aligning, bend_arm
-from dfmamba.synth.hand import ASSETS, rotation_about
+from dfmamba.hands.model import rotation_about
+from dfmamba.synth.person import LIPS, SCALP, BodyModel, aligning, bend_arm
+from dfmamba.synth.pose import ASSETS
 
 MODEL = BodyModel.load()
 direction = st.tuples(*[st.floats(-1.0, 1.0)] * 3).map(np.array).filter(lambda v: np.linalg.norm(v) > 0.1)

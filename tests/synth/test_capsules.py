@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dfmamba.synth.capsules import (
+from dfmamba.hands.model import NUM_ANGLES, HandModel
+from dfmamba.synth.grasp import (
     SELF_FIRST,
     SELF_SECOND,
     SELF_SEGMENTS,
@@ -17,7 +18,6 @@ from dfmamba.synth.capsules import (
     segment_distances,
     self_clearance,
 )
-from dfmamba.synth.hand import NUM_ANGLES, HandModel
 from dfmamba.synth.pose import GESTURES
 
 MODEL = HandModel.load()

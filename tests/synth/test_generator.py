@@ -16,8 +16,8 @@ pytest.importorskip("warp")
 from dfmamba.data.kinds import SYNTHETIC_KINDS
 from dfmamba.data.sample import HandSample
 from dfmamba.synth import post
-from dfmamba.synth.cache import ShardedHands, render_shards
 from dfmamba.synth.generator import SyntheticConfig, SyntheticHands
+from dfmamba.synth.shards import ShardedHands, render_shards
 
 MIX = {kind: 1.0 for kind in SYNTHETIC_KINDS}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dfmamba.synth.labels import FLESH_MM, visible_joints
+from dfmamba.synth.post import FLESH_MM, visible_joints
 
 
 def scene() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

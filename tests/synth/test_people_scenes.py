@@ -5,13 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dfmamba.synth.body import BodyModel
 from dfmamba.synth.mesh import CLOTH, LEFT, OTHER, RIGHT, SKIN
-from dfmamba.synth.people_arms import Person, draw_person, fitting_hand, solve_arm
-from dfmamba.synth.people_looks import dress
-from dfmamba.synth.people_postures import PAIRED, POSTURES, Places, Reach, draw_reach
-from dfmamba.synth.people_scenes import MAX_HANDS, PeoplePicture, render_people
-from dfmamba.synth.people_views import SHOTS
+from dfmamba.synth.people import MAX_HANDS, SHOTS, PeoplePicture, dress, render_people
+from dfmamba.synth.person import (
+    PAIRED,
+    POSTURES,
+    BodyModel,
+    Person,
+    Places,
+    Reach,
+    draw_person,
+    draw_reach,
+    fitting_hand,
+    solve_arm,
+)
 
 pytest.importorskip("warp")
 MODEL = BodyModel.load()

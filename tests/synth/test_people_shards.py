@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dfmamba.synth.people_scenes import render_people
-from dfmamba.synth.people_shards import PeopleConfig, PeopleShards, render_people_shards
+from dfmamba.synth.people import render_people
+from dfmamba.synth.shards import PeopleConfig, PeopleShards, render_people_shards
 
 pytest.importorskip("warp")
 CONFIG = PeopleConfig(seed=3, size=32, supersample=1, shard_size=2)

@@ -7,17 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dfmamba.synth.capsules import self_clearance
-from dfmamba.synth.hand import FINGERS, NUM_ANGLES, HandModel
+from dfmamba.hands.model import FINGERS, HIGH, LOW, NUM_ANGLES, NUM_HAND_ANGLES, HandModel, clamp
+from dfmamba.synth.grasp import self_clearance
 from dfmamba.synth.pose import (
     GESTURES,
-    HIGH,
-    LOW,
-    NUM_BANK_ANGLES,
     SIGNS,
     PoseBank,
     PosePrior,
-    clamp,
     draw_wrist,
 )
 
@@ -43,7 +39,7 @@ def _only_convergence_above(angles: np.ndarray, count: int) -> bool:
 @given(st.integers(0, 100_000))
 def test_prior_respects_limits(seed):
     angles, name = PosePrior().sample(np.random.default_rng(seed))
-    assert angles.shape == (NUM_BANK_ANGLES,)
+    assert angles.shape == (NUM_HAND_ANGLES,)
     assert name
     assert_within_limits(angles)
 
@@ -59,7 +55,7 @@ def test_bank_samples_respect_limits(bank, seed):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.floats(-200, 200), min_size=NUM_BANK_ANGLES, max_size=NUM_BANK_ANGLES))
+@given(st.lists(st.floats(-200, 200), min_size=NUM_HAND_ANGLES, max_size=NUM_HAND_ANGLES))
 def test_clamp_is_idempotent(values):
     once = clamp(np.array(values))
     np.testing.assert_allclose(clamp(once), once, atol=1e-9)

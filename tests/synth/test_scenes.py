@@ -7,11 +7,22 @@ from functools import cache
 import numpy as np
 import pytest
 
-from dfmamba.synth.capsules import pair_gap, segment_distances
-from dfmamba.synth.grasp import make_grasp
-from dfmamba.synth.hand import HandModel
-from dfmamba.synth.mesh import CLOTH, LEFT, OBJECT, OTHER, RIGHT, SKIN, SceneGeometry
-from dfmamba.synth.objects import Solid, box_mesh, draw_solid, sphere_mesh, turned_mesh
+from dfmamba.hands.model import HandModel
+from dfmamba.synth.grasp import make_grasp, pair_gap, segment_distances
+from dfmamba.synth.mesh import (
+    CLOTH,
+    LEFT,
+    OBJECT,
+    OTHER,
+    RIGHT,
+    SKIN,
+    SceneGeometry,
+    Solid,
+    box_mesh,
+    draw_solid,
+    sphere_mesh,
+    turned_mesh,
+)
 from dfmamba.synth.scenes import SCENES, bring_together, compose
 from dfmamba.synth.staging import draw_shape, draw_view, make_actor
 

@@ -1,16 +1,16 @@
-"""Backbones: picture in, feature maps out. They know nothing of hands."""
+"""Backbones: image in, feature maps out. They know nothing of hands."""
 
+from dfmamba.backbones.dfmamba import BACKBONES, DSSMConfig, Tribrid, TribridConfig, TribridFeatures
 from dfmamba.backbones.registry import (
-    BACKBONES,
     backbone_config,
     create_backbone,
     list_backbones,
     register_backbone,
 )
-from dfmamba.backbones.tribrid import Tribrid, TribridConfig, TribridFeatures
 
 __all__ = [
     "BACKBONES",
+    "DSSMConfig",
     "Tribrid",
     "TribridConfig",
     "TribridFeatures",

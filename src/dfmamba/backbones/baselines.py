@@ -14,12 +14,18 @@ from typing import Any, Self
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dfmamba.backbones.features import FeatureInfo, chosen_maps
-from dfmamba.backbones.overrides import with_overrides
-from dfmamba.backbones.weight_files import for_channels, read_weights, require_finite
+from dfmamba.backbones.features import (
+    STRIDES,
+    FeatureInfo,
+    checked_image,
+    chosen_maps,
+    for_channels,
+    read_weights,
+    require_finite,
+)
 from dfmamba.layers import LayerNorm2d
+from dfmamba.settings import with_overrides
 
-STRIDES = (4, 8, 16, 32)
 VIT_PATCH = 16
 
 
@@ -201,11 +207,7 @@ class Baseline(nn.Module):
         return [norm(picture) for norm, picture in zip(self.norms, maps, strict=True)]
 
     def _padded(self, x: Tensor) -> Tensor:
-        chans = self.config.in_chans
-        if x.ndim != 4 or x.shape[1] != chans or min(x.shape[2:]) < STRIDES[-1]:
-            raise ValueError(
-                f"expected a picture (B, {chans}, H, W) with H and W at least 32, got {tuple(x.shape)}"
-            )
+        x = checked_image(x, self.config.in_chans)
         bottom, right = (-side % STRIDES[-1] for side in x.shape[2:])
         return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
 

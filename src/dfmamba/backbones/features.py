@@ -1,12 +1,19 @@
-"""What a backbone gives out: which stages' maps, what is known of them, and how the last one is pooled."""
+"""What backbones share: which stages' maps they give out, checks of images, pooling, files of weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+STRIDES = (4, 8, 16, 32)
+"""Of the maps of the four stages."""
+
+MOST_BLOCKS = 1000
+"""Of a network; a configuration that asks for more is damaged."""
 
 POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "avg": lambda x: x.mean((2, 3)),
@@ -84,3 +91,63 @@ class FeatureInfo:
 
     def __len__(self) -> int:
         return len(self.info)
+
+
+def checked_image(x: Tensor, in_chans: int) -> Tensor:
+    """The image (B, in_chans, H, W) as it is.
+
+    Raises:
+        ValueError: it has other channels or axes, or a side below 32 pixels.
+    """
+    if x.ndim != 4 or x.shape[1] != in_chans or min(x.shape[2:]) < STRIDES[-1]:
+        wanted = f"(B, {in_chans}, H, W) with H and W at least {STRIDES[-1]}"
+        raise ValueError(f"expected a picture {wanted}, got {tuple(x.shape)}")
+    return x
+
+
+def depth_rates(last: float, count: int) -> list[float]:
+    """Rates of stochastic depth of `count` blocks: from 0 at the first, evenly up to `last`."""
+    return [last * i / max(1, count - 1) for i in range(count)]
+
+
+def read_weights(path: Path, expected: str = "weights in safetensors format") -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Args:
+        path: the file.
+        expected: what to say is expected where there is none.
+
+    Raises:
+        OSError: no such file.
+        ValueError: it is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected {expected}")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def for_channels(kernel: Tensor, channels: int) -> Tensor:
+    """A first convolution (D, 3, h, w) for pictures of another number of channels, (D, channels, h, w).
+
+    The sum over the channels stays that of the colours, so that activations keep their size.
+    """
+    if channels == 1:
+        return kernel.sum(1, keepdim=True)
+    return kernel[:, [i % 3 for i in range(channels)]] * (3 / channels)
+
+
+def require_finite(state: Mapping[str, Tensor], names: Iterable[str], path: Path) -> None:
+    """Refuses tensors that hold what is not finite.
+
+    Raises:
+        ValueError: naming the file and the first of them.
+    """
+    broken = next((name for name in names if not bool(torch.isfinite(state[name]).all())), None)
+    if broken is not None:
+        raise ValueError(f"{path}: {broken} holds values that are not finite")

@@ -1,82 +1,85 @@
-"""Named backbones: one dictionary from a name to its configuration."""
+"""Named backbones: one table for ours, the peers, timm's and those from outside."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import is_dataclass
+from dataclasses import dataclass, is_dataclass
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from dfmamba.backbones.baselines import BASELINES, BaselineConfig, create_baseline
-from dfmamba.backbones.dssm import DSSMConfig
-from dfmamba.backbones.overrides import with_overrides
-from dfmamba.backbones.spatial_mamba import SPATIAL_MAMBAS, SpatialMamba, SpatialMambaConfig
-from dfmamba.backbones.tribrid import Tribrid, TribridConfig, TribridFeatures
-from dfmamba.backbones.vmamba import VMAMBAS, VMamba, VMambaConfig
-
-PeerConfig = VMambaConfig | SpatialMambaConfig
-
-BACKBONES: dict[str, TribridConfig] = {
-    "dfmamba_tiny": TribridConfig(
-        dims=(64, 128, 304, 608),
-        stem_dim=32,
-        stages=(
-            ("conv",) * 2,
-            ("conv",) * 3,
-            ("dssm", "gated") * 4,
-            ("dssm", "gated") * 2,
-        ),
-        scan=DSSMConfig(d_state=1),
-    ),
-    "dfmamba_nano": TribridConfig(
-        dims=(32, 64, 128, 192),
-        stem_dim=16,
-        stages=(("conv",), ("conv",) * 2, ("dssm", "gated") * 2, ("dssm", "gated")),
-        scan=DSSMConfig(d_state=1),
-        ffn_ratio=2.0,
-        gated_expand=2.0,
-        gated_kernel=5,
-    ),
-    "dfmamba_test": TribridConfig(
-        dims=(8, 8, 16, 16),
-        stem_dim=4,
-        stages=(("conv",), ("conv",), ("dssm", "gated"), ("dssm",)),
-        ffn_ratio=1.0,
-        gated_expand=1.0,
-        gated_kernel=3,
-    ),
-}
-
-PEERS: dict[str, PeerConfig] = {**VMAMBAS, **SPATIAL_MAMBAS}
-"""State-space backbones of other papers, built here on our operators."""
+from dfmamba.backbones.baselines import BASELINES, create_baseline, load_baseline_weights
+from dfmamba.backbones.dfmamba import BACKBONES, Tribrid, TribridFeatures
+from dfmamba.backbones.spatial_mamba import SPATIAL_MAMBAS, SpatialMamba, load_spatial_mamba_weights
+from dfmamba.backbones.vmamba import VMAMBAS, VMamba, load_peer_weights
+from dfmamba.settings import with_overrides
 
 Build = Callable[[Any, int | Sequence[int]], nn.Module]
-_ADDED: dict[str, tuple[Any, Build]] = {}
 
 
-def register_backbone(name: str, config: Any, build: Build) -> None:
-    """Gives a backbone from outside the package a name, in this process; the same name again replaces it.
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    config: Any
+    build: Build
+    classifier: Callable[..., nn.Module] | None
+    load_weights: Callable[[Any, str | Path], None] | None
+    kind: str
+
+
+PEERS = {**VMAMBAS, **SPATIAL_MAMBAS}
+"""State-space backbones of other papers, built here on our operators."""
+
+_TABLE: dict[str, _Entry] = {}
+_OURS, _OTHERS, _ADDED = "ours", "others", "added"
+
+
+def register_backbone(
+    name: str,
+    config: Any,
+    build: Build,
+    classifier: Callable[..., nn.Module] | None = None,
+    load_weights: Callable[[Any, str | Path], None] | None = None,
+) -> None:
+    """Gives a backbone a name, in this process; the same name again replaces one from outside the package.
 
     Args:
         name: what `create_backbone`, models and training call it.
         config: a frozen dataclass with `in_chans`; its other fields can be overridden, too.
         build: of the configuration and `out_indices`, gives a module whose `feature_info`
             (`dfmamba.backbones.features.FeatureInfo`) tells channels and strides of the maps that it returns.
+        classifier: of the configuration, `num_classes`, `drop_rate` and `global_pool`, gives a module that
+            returns class scores or, with 0 classes, pooled features; None if there is no such form.
+        load_weights: fills a module that `build` made from a file of weights with the names of its release;
+            None if there is no such file.
 
     Raises:
         ValueError: the package has a backbone of this name, or the configuration is of another kind.
     """
-    if name in BACKBONES or name in PEERS or name in BASELINES:
+    if name in _TABLE and _TABLE[name].kind != _ADDED:
         raise ValueError(f"backbone {name!r} is one of the package; take another name")
     if not is_dataclass(config) or isinstance(config, type) or not hasattr(config, "in_chans"):
         raise ValueError(f"backbone {name!r}: expected a dataclass with in_chans, got {config!r}")
-    _ADDED[name] = (config, build)
+    _TABLE[name] = _Entry(config, build, classifier, load_weights, _ADDED)
+
+
+def _register_those_of_the_package() -> None:
+    for name, config in BACKBONES.items():
+        _TABLE[name] = _Entry(config, TribridFeatures, Tribrid, None, _OURS)
+    for name, vmamba in VMAMBAS.items():
+        _TABLE[name] = _Entry(vmamba, VMamba, None, load_peer_weights, _OTHERS)
+    for name, spatial in SPATIAL_MAMBAS.items():
+        _TABLE[name] = _Entry(spatial, SpatialMamba, None, load_spatial_mamba_weights, _OTHERS)
+    for name, baseline in BASELINES.items():
+        _TABLE[name] = _Entry(baseline, create_baseline, None, load_baseline_weights, _OTHERS)
+
+
+_register_those_of_the_package()
 
 
 def list_backbones(pattern: str = "*", baselines: bool = True) -> list[str]:
-    """Names of the backbones that match a shell-style pattern, ours first.
+    """Names of the backbones that match a shell-style pattern: ours, those added, those of other papers.
 
     Args:
         pattern: `*` and `?` as in file names.
@@ -85,9 +88,18 @@ def list_backbones(pattern: str = "*", baselines: bool = True) -> list[str]:
 
     `dfmamba_test` is for tests and not listed.
     """
-    ours = sorted(name for name in BACKBONES if name != "dfmamba_test")
-    others = (*PEERS, *BASELINES) if baselines else ()
-    return [name for name in (*ours, *_ADDED, *others) if fnmatch(name, pattern)]
+
+    def of(kind: str) -> list[str]:
+        return [name for name, entry in _TABLE.items() if entry.kind == kind and name != "dfmamba_test"]
+
+    names = [*sorted(of(_OURS)), *of(_ADDED), *(of(_OTHERS) if baselines else [])]
+    return [name for name in names if fnmatch(name, pattern)]
+
+
+def _entry(name: str) -> _Entry:
+    if name not in _TABLE:
+        raise ValueError(f"unknown backbone {name!r}; known: {', '.join(list_backbones())}")
+    return _TABLE[name]
 
 
 def backbone_config(name: str, **overrides: Any) -> Any:
@@ -96,12 +108,9 @@ def backbone_config(name: str, **overrides: Any) -> Any:
     Raises:
         ValueError: unknown name or field.
     """
-    if name in _ADDED:
-        return with_overrides(_ADDED[name][0], overrides)
-    config = BACKBONES.get(name) or PEERS.get(name) or BASELINES.get(name)
-    if config is None:
-        raise ValueError(f"unknown backbone {name!r}; known: {', '.join(list_backbones())}")
-    return config.with_overrides(**overrides)
+    config = _entry(name).config
+    own = getattr(config, "with_overrides", None)
+    return own(**overrides) if own else with_overrides(config, overrides)
 
 
 def create_backbone(
@@ -141,25 +150,37 @@ def create_backbone(
         >>> [tuple(m.shape[1:]) for m in model(torch.zeros(1, 3, 64, 64))]
         [(32, 16, 16), (64, 8, 8), (128, 4, 4), (192, 2, 2)]
     """
-    config = backbone_config(name, **overrides)
+    entry, config = _entry(name), backbone_config(name, **overrides)
     if features_only:
         if num_classes or drop_rate or global_pool != "avg":
             raise ValueError(
                 "a feature backbone has no classifier: leave num_classes, drop_rate and global_pool out"
             )
-        if name in _ADDED:
-            return _ADDED[name][1](config, out_indices)
-        if isinstance(config, BaselineConfig):
-            return create_baseline(config, out_indices)
-        if isinstance(config, VMambaConfig):
-            return VMamba(config, out_indices)
-        if isinstance(config, SpatialMambaConfig):
-            return SpatialMamba(config, out_indices)
-        return TribridFeatures(config, out_indices)
-    if name in _ADDED or isinstance(config, PeerConfig):
-        raise ValueError(f"{name} gives maps only: pass features_only=True")
-    if isinstance(config, BaselineConfig):
+        return entry.build(config, out_indices)
+    if entry.classifier is None:
         raise ValueError(
-            f"{name} gives maps only: pass features_only=True, or use timm.create_model for a classifier"
+            f"{name} gives maps only: pass features_only=True"
+            + (", or use timm.create_model for a classifier" if name in BASELINES else "")
         )
-    return Tribrid(config, num_classes, drop_rate, global_pool)
+    return entry.classifier(config, num_classes, drop_rate, global_pool)
+
+
+def load_published_weights(name: str, backbone: nn.Module, path: str | Path) -> None:
+    """Fills in a backbone's weights from a local safetensors file with the names of its release, or of timm.
+
+    Args:
+        name: of the backbone, in the registry.
+        backbone: made by `create_backbone` with that name.
+        path: the file.
+
+    Raises:
+        OSError: no such file.
+        ValueError: it is damaged or of another network, or there are no such files for this backbone.
+    """
+    load = _entry(name).load_weights
+    if load is None:
+        raise ValueError(
+            f"{path}: published weights are for peers and baselines, not for {name}; "
+            "start ours with init or init_backbone"
+        )
+    load(backbone, path)

@@ -11,17 +11,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dfmamba.backbones.blocks import FFN
-from dfmamba.backbones.dssm import DSSM, DSSMConfig
+from dfmamba.backbones.dfmamba import DSSM, FFN, DSSMConfig
+from dfmamba.backbones.features import for_channels, read_weights, require_finite
 from dfmamba.backbones.staged import StagedConfig, StagedFeatures
-from dfmamba.backbones.weight_files import for_channels, read_weights, require_finite
 from dfmamba.layers import DropPath, LayerNorm2d, Pointwise
 from dfmamba.ops import selective_scan
+
+torch.fx.wrap("selective_scan")
 
 DILATIONS = (1, 3, 5)
 """Of the three 3x3 kernels that fuse states."""
@@ -78,8 +80,9 @@ class StateFusion(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         fused = None
-        for d, kernel in zip(DILATIONS, self.scaled_kernels().unbind(), strict=True):
-            part = F.conv2d(F.pad(h, (d,) * 4, mode="replicate"), kernel, dilation=d, groups=h.shape[1])
+        kernels = self.scaled_kernels()
+        for i, d in enumerate(DILATIONS):
+            part = F.conv2d(F.pad(h, (d,) * 4, mode="replicate"), kernels[i], dilation=d, groups=h.shape[1])
             fused = part if fused is None else fused + part
         assert fused is not None
         return fused
@@ -114,24 +117,27 @@ class SpatialSSM(DSSM):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(2)
-        projected = F.linear(tokens.transpose(1, 2), self.x_proj.weight.flatten(1))
-        dt, B, C = projected.split((self.rank, 1, 1), dim=2)
-        states = selective_scan(  # with C = 1 and without D the outputs are the states
+        delta, B, C = self.step_maps(tokens)
+        # with C = 1 and without D the outputs are the states
+        scanned = selective_scan(
             tokens,
-            F.linear(dt, self.dt_proj.weight.flatten(1)).transpose(1, 2),
+            delta,
             self.decay_rates(),
-            B.transpose(1, 2),
-            torch.ones_like(B).transpose(1, 2),
+            B,
+            torch.ones_like(B),
             delta_bias=self.dt_bias,
             delta_softplus=True,
         )
-        assert isinstance(states, Tensor)
+        states = cast(Tensor, scanned)
 
         def picture(rows: Tensor) -> Tensor:
             # From (B, L, D): reshaping (B, D, L) loses the channels-last order of a single picture.
             return rows.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
-        return self.fusion(picture(states.transpose(1, 2))) * picture(C) + self.D.view(-1, 1, 1) * x
+        return (
+            self.fusion(picture(states.transpose(1, 2))) * picture(C.transpose(1, 2))
+            + self.D.view(-1, 1, 1) * x
+        )
 
 
 class SpatialMixer(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -10,12 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dfmamba.backbones.dssm import DSSM
-from dfmamba.backbones.features import FeatureInfo, chosen_maps
-from dfmamba.backbones.overrides import with_overrides
+from dfmamba.backbones.dfmamba import DSSM
+from dfmamba.backbones.features import (
+    MOST_BLOCKS,
+    STRIDES,
+    FeatureInfo,
+    checked_image,
+    chosen_maps,
+    depth_rates,
+)
 from dfmamba.layers import LayerNorm2d, Pointwise
+from dfmamba.settings import with_overrides
 
-STRIDES = (4, 8, 16, 32)
+torch.fx.wrap("checked_image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +51,8 @@ class StagedConfig:
             if len(values) != 4 or min(values) < 1:
                 raise ValueError(f"{name} needs four entries of at least 1, got {values}")
             object.__setattr__(self, name, values)
+        if sum(self.depths) > MOST_BLOCKS:
+            raise ValueError(f"depths are {self.depths}; at most {MOST_BLOCKS} blocks are possible")
         if self.in_chans < 1:
             raise ValueError(f"in_chans must be positive, got {self.in_chans}")
         for name in ("expand", "ffn_ratio"):
@@ -95,7 +104,7 @@ class StagedFeatures(nn.Module):
         ]
         self.feature_info = FeatureInfo(info, self.out_indices)
         self.grad_checkpointing = False
-        rates: Iterator[float] = iter(torch.linspace(0.0, config.drop_path_rate, sum(config.depths)).tolist())
+        rates = iter(depth_rates(config.drop_path_rate, sum(config.depths)))
         self.stem = stem
         self.downs = nn.ModuleList([nn.Identity()])
         self.stages = nn.ModuleList()
@@ -126,11 +135,7 @@ class StagedFeatures(nn.Module):
         return kept & {name for name, _ in self.named_parameters()}
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        chans = self.config.in_chans
-        if x.ndim != 4 or x.shape[1] != chans or min(x.shape[2:]) < STRIDES[-1]:
-            raise ValueError(
-                f"expected a picture (B, {chans}, H, W) with H and W at least 32, got {tuple(x.shape)}"
-            )
+        x = checked_image(x, self.config.in_chans)
         # Channels next to each other: the order that norms, projections and the scan work in.
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         recompute = self.grad_checkpointing and torch.is_grad_enabled()

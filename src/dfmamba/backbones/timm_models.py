@@ -1,6 +1,7 @@
 """The backbones in timm's registry.
 
 >>> import dfmamba, timm
+>>> dfmamba.register_with_timm()
 >>> timm.list_models("dfmamba*")
 ['dfmamba_nano', 'dfmamba_tiny']
 >>> timm.create_model("dfmamba_nano", features_only=True, out_indices=(1, 2)).feature_info.channels()
@@ -9,7 +10,7 @@
 Arguments are timm's (`num_classes`, `in_chans`, `drop_rate`, `drop_path_rate`, `global_pool`, `device`,
 `dtype`) and all fields of `TribridConfig`. With `features_only` the model is that of
 `dfmamba.create_backbone`: the same parameters, and the map of the last stage is normed.
-`feature_cls="getter"` and `"hook"` choose timm's own extractors, which don't norm it.
+`feature_cls="getter"`, `"hook"` and `"fx"` choose timm's own extractors, which don't norm it.
 """
 
 from __future__ import annotations
@@ -76,8 +77,10 @@ def _build(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
         if feature_cls == "list":
             make = partial(_features, name, kwargs.get("out_indices", ALL_STAGES))
             feature_cls = _unchanged
-        elif isinstance(feature_cls, str) and feature_cls not in ("getter", "hook"):
-            raise ValueError(f"feature_cls of {name} must be 'list', 'getter' or 'hook', got {feature_cls!r}")
+        elif isinstance(feature_cls, str) and feature_cls not in ("getter", "hook", "fx"):
+            raise ValueError(
+                f"feature_cls of {name} must be 'list', 'getter', 'hook' or 'fx', got {feature_cls!r}"
+            )
         feature_cfg["feature_cls"] = feature_cls
     return build_model_with_cfg(make, name, pretrained, feature_cfg=feature_cfg, **kwargs)
 

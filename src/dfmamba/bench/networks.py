@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dfmamba.backbones import create_backbone
-from dfmamba.backbones.dssm import DeformableSampler
+from dfmamba.backbones.dfmamba import DeformableSampler
 from dfmamba.backbones.registry import BACKBONES
 
 PEERS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,9 +203,15 @@ def write_part(path: Path, rows: Sequence[dict[str, Any]]) -> None:
             metadata={"schema": SCHEMA},
         )
         sink = arrow.BufferOutputStream()
-        parquet.write_table(arrow.Table.from_pylist(list(rows), schema), sink, compression="zstd")
+        table = arrow.Table.from_pylist([{**row, "path": utf8_name(row["path"])} for row in rows], schema)
+        parquet.write_table(table, sink, compression="zstd")
         content = sink.getvalue().to_pybytes()
     write_atomic(path, content)
+
+
+def utf8_name(name: str) -> str:
+    """A file name for Parquet, whose texts are UTF-8: bytes that are none as escape sequences."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def read_report(config: BulkConfig, part: Part) -> PartReport | None:

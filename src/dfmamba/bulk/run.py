@@ -11,9 +11,9 @@ from datetime import timedelta
 from typing import Any
 
 from dfmamba.bulk.cluster import run_ray
-from dfmamba.bulk.inputs import find_items
+from dfmamba.bulk.inputs import list_items
 from dfmamba.bulk.local import devices_of, run_local
-from dfmamba.bulk.parts import BulkConfig, Part, PartReport, cut, open_folder, read_report
+from dfmamba.bulk.parts import BulkConfig, Part, PartReport, cut, open_folder, read_report, utf8_name
 from dfmamba.bulk.worker import fingerprint
 from dfmamba.extras import need
 
@@ -53,7 +53,7 @@ def predict_bulk(
     Parts that are in the folder already are left alone, so that an interrupted call can be repeated.
 
     Args:
-        sources: see `dfmamba.bulk.inputs.find_items`.
+        sources: see `dfmamba.bulk.inputs.list_items`.
         config: what is predicted and where it goes.
         model: that of `config.model`, loaded. Workers load their own.
         engine: one of `ENGINES`.
@@ -74,7 +74,16 @@ def predict_bulk(
         need("ray", "ray.data")
     else:
         devices_of(config.device)
-    items = find_items(sources)
+    items, others = list_items(sources)
+    for note in others.notes:
+        print(f"dfmamba predict: {note}", file=sys.stderr)
+    odd = [item.name for item in items if utf8_name(item.name) != item.name]
+    if odd and config.format == "parquet":
+        print(
+            f"dfmamba predict: {len(odd)} names are not UTF-8 and are written with escape sequences, such as "
+            f"{utf8_name(odd[0])}",
+            file=sys.stderr,
+        )
     open_folder(config, items, fingerprint(model, config.model))
     parts = cut(items, config.part_size)
     found = {part.number: read_report(config, part) for part in parts}

@@ -208,11 +208,10 @@ def _check_split(
 
 def _write_sheet(dataset: Any, title: str, path: Path) -> str:
     """Writes a contact sheet, if any picture can be read; returns a line that says so."""
-    import io
-
     from dfmamba.data.check_labels import evenly
     from dfmamba.draw.contact import draw_contact
     from dfmamba.io.files import write_atomic
+    from dfmamba.io.images import encode_drawing
 
     samples = []
     chosen = evenly(len(dataset), SHEET_SAMPLES)
@@ -227,9 +226,7 @@ def _write_sheet(dataset: Any, title: str, path: Path) -> str:
         return f"no contact sheet: none of {len(chosen)} samples has a readable picture"
     lost = len(chosen) - len(samples)
     title += f": {len(samples)} of {len(dataset):,} samples" + (f", {lost} unreadable" if lost else "")
-    data = io.BytesIO()
-    draw_contact(samples, title).save(data, "PNG")
-    write_atomic(path, data.getvalue())
+    write_atomic(path, encode_drawing(draw_contact(samples, title)))
     return f"contact sheet: {path}"
 
 
@@ -274,7 +271,7 @@ def _fixture(options: Namespace) -> int:
 
 
 def _people(options: Namespace) -> int:
-    from dfmamba.synth.people_shards import PeopleConfig, render_people_shards
+    from dfmamba.synth.shards import PeopleConfig, render_people_shards
 
     config = PeopleConfig(seed=options.seed, size=options.size)
     print(render_people_shards(config, options.count, options.out, options.workers))

@@ -44,8 +44,6 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb("dfmamba.cli.pretrain", "pre-train a backbone on unlabelled pictures"),
     "eval": Verb("dfmamba.cli.evaluate", "measure a model on labelled pictures"),
     "data": Verb("dfmamba.cli.data", "check, draw and convert copies of data sets"),
-    "reproduce": Verb("dfmamba.cli.reproduce", "the published tables, filled in with what has been run"),
-    "synthhands5": Verb("dfmamba.cli.synthhands5", "a benchmark of backbones that needs no licence"),
     "export": Verb(
         "dfmamba.cli.export", "write a model as an ONNX or torch.export file, or as a page for the browser"
     ),
@@ -77,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if words[0] not in VERBS:
         return fail("dfmamba", f"unknown verb {words[0]!r}, expected one of: {', '.join(VERBS)}")
-    return _run_verb(words[0], words[1:])
+    return run_command(f"dfmamba {words[0]}", VERBS[words[0]].module, words[1:])
 
 
 def fail(source: str, reason: object) -> int:
@@ -86,10 +84,19 @@ def fail(source: str, reason: object) -> int:
     return 2
 
 
-def _run_verb(name: str, words: Sequence[str]) -> int:
-    program = f"dfmamba {name}"
+def run_command(program: str, name: str, words: Sequence[str]) -> int:
+    """Run a module that has `add_arguments` and `run`; failures are one line on stderr.
+
+    Args:
+        program: what was typed, for messages.
+        name: of the module.
+        words: its arguments.
+
+    Returns:
+        The exit code.
+    """
     try:
-        module = importlib.import_module(VERBS[name].module)
+        module = importlib.import_module(name)
         if hasattr(module, "variant"):
             chosen, words = module.variant(words)
             module = importlib.import_module(chosen)

@@ -10,9 +10,9 @@ ended early, 2 if the arguments are unusable or nothing could be done.
 from __future__ import annotations
 
 import os
+import sys
 import time
-from collections.abc import Sequence
-from io import BytesIO
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +118,7 @@ def run(options: Namespace) -> int:
         ValueError, OSError: if nothing can be done at all.
     """
     from dfmamba.cli.main import fail
-    from dfmamba.io import find_images
+    from dfmamba.io import list_images
 
     box = None if options.box is None else _box(options.box)
     if not 0.0 <= options.threshold <= 1.0:
@@ -135,10 +135,15 @@ def run(options: Namespace) -> int:
         raise ValueError(f"--{next(iter(bulk))}: works with --engine local or --engine ray only")
     films, paths = predict_film.split(options.paths, options.film)
     found: dict[Path, None] = {}
+    left_out: dict[Path, str] = {}
     failures: list[tuple[str, str]] = []
     for name in paths:
         try:
-            found.update(dict.fromkeys(find_images([name])))
+            listing_of = list_images([name])
+            found.update(dict.fromkeys(listing_of.images))
+            left_out.update(listing_of.left_out)
+            for note in listing_of.notes:
+                print(f"{_PROGRAM}: {note}", file=sys.stderr, flush=True)
         except (ValueError, OSError) as error:
             failures.append((name, str(error)))
             fail(_PROGRAM, error)
@@ -159,8 +164,10 @@ def run(options: Namespace) -> int:
         if listing.is_dir() or any(os.path.realpath(listing) == os.path.realpath(path) for path in pictures):
             raise ValueError(f"--json {listing}: is a folder or one of the pictures, name another file")
 
+    from dfmamba.detect.given import GivenBoxes
     from dfmamba.hands.camera import Camera
     from dfmamba.predict import Predictor
+    from dfmamba.text import printable
 
     camera = None if options.camera is None else Camera.parse(options.camera)
     model = load_model(options.model)
@@ -169,6 +176,15 @@ def run(options: Namespace) -> int:
         options.device,
         detector=load_detector(options.detector, options.device) if box is None else None,
     )
+    if isinstance(predictor.detector, GivenBoxes):
+        lacking = predictor.detector.require(pictures)
+        if lacking:
+            examples = printable(", ".join(lacking[:3]))
+            print(
+                f"{_PROGRAM}: --detector {options.detector} doesn't name {count(len(lacking), 'picture')} "
+                f"({examples}{', ...' if lacking[3:] else ''}): taken to show no hand",
+                file=sys.stderr,
+            )
     settings = {
         "box": box,
         "camera": camera,
@@ -179,7 +195,9 @@ def run(options: Namespace) -> int:
     codes = []
     if pictures:
         with viewing(options.view, out / "predictions.rrd") as viewer:
-            codes.append(_run_pictures(predictor, pictures, out, listing, settings, failures, viewer))
+            codes.append(
+                _run_pictures(predictor, pictures, out, listing, settings, failures, left_out, viewer)
+            )
     elif failures:
         codes.append(2)
     if films:
@@ -199,6 +217,7 @@ def _run_pictures(
     listing: Path | None,
     settings: dict[str, Any],
     failures: list[tuple[str, str]],
+    left_out: Mapping[Path, str],
     viewer: Viewer | None,
 ) -> int:
     """`run` for single pictures; `failures` are sources that weren't found, and grow."""
@@ -219,10 +238,11 @@ def _run_pictures(
             failures.append((str(path), reason))
             fail(_PROGRAM, reason)
     if listing is not None:
-        save_list(listing, predictions, failures)
+        save_list(listing, predictions, failures, left_out)
     hands = sum(len(prediction.hands) for prediction in predictions)
     seconds = time.perf_counter() - start
     summary = f"{count(len(predictions), 'picture')}, {count(hands, 'hand')}, {len(failures)} failed"
+    summary += f", {len(left_out)} left out" if left_out else ""
     print(f"{summary}, {seconds:.1f} s; results in {out}", flush=True)
     if not failures:
         return 0
@@ -244,19 +264,22 @@ def predict_file(
     from dfmamba.detect.given import GivenBoxes
     from dfmamba.draw import draw_prediction
     from dfmamba.io import load_image, write_atomic
+    from dfmamba.io.images import encode_drawing
+    from dfmamba.text import printable
 
     picture = load_image(path)
-    named = isinstance(predictor.detector, GivenBoxes)
-    prediction = predictor.predict(path if named else picture, **settings)
+    if isinstance(predictor.detector, GivenBoxes):
+        at = {name: value for name, value in settings.items() if name != "box"}
+        (prediction,) = predictor.predict_at([picture], [predictor.detector.of(path)], **at)
+    else:
+        prediction = predictor.predict(picture, **settings)
     prediction = dataclasses.replace(prediction, image=str(path))
-    buffer = BytesIO()
-    draw_prediction(picture, prediction).save(buffer, "PNG")
     json_path, png_path = (target.with_name(target.name + suffix) for suffix in (".json", ".png"))
     prediction.save_json(json_path)
-    write_atomic(png_path, buffer.getvalue())
+    write_atomic(png_path, encode_drawing(draw_prediction(picture, prediction)))
     found = ", ".join(f"{hand.side} {hand.score:.2f}" for hand in prediction.hands)
     hands = count(len(prediction.hands), "hand") + (f" ({found})" if found else "")
-    print(f"{path}: {hands} -> {json_path}, {png_path.name}", flush=True)
+    print(printable(f"{path}: {hands} -> {json_path}, {png_path.name}"), flush=True)
     return picture, prediction
 
 

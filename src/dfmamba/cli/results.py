@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,8 +57,13 @@ def require_writable(option: str, folder: Path) -> None:
         raise OSError(f"{option} {folder}: cannot write there ({error.strerror or error})") from None
 
 
-def save_list(path: Path, predictions: Sequence[Prediction], failures: Sequence[tuple[str, str]]) -> None:
-    """Write all predictions and failures into one JSON file.
+def save_list(
+    path: Path,
+    predictions: Sequence[Prediction],
+    failures: Sequence[tuple[str, str]],
+    left_out: Mapping[Path, str] | None = None,
+) -> None:
+    """Write all predictions and failures, and what folders hold that isn't read, into one JSON file.
 
     Raises:
         OSError: if it cannot be written.
@@ -71,6 +76,7 @@ def save_list(path: Path, predictions: Sequence[Prediction], failures: Sequence[
         "schema": LIST_SCHEMA,
         "predictions": [prediction.to_dict() for prediction in predictions],
         "failed": [{"image": image, "reason": one_line(reason)} for image, reason in failures],
+        "left_out": [{"file": str(file), "reason": reason} for file, reason in (left_out or {}).items()],
     }
     try:
         write_atomic(path, format_json(content).encode())

@@ -19,7 +19,8 @@ from dfmamba.data.sample import LEFT, RIGHT, HandSample
 from dfmamba.hands.affine import box_of_points
 from dfmamba.hands.camera import Camera
 from dfmamba.io.images import load_image
-from dfmamba.io.untrusted import numbers, quote, read_json
+from dfmamba.io.untrusted import numbers, read_json
+from dfmamba.text import quote
 
 _HANDS = {"right": RIGHT, "left": LEFT}
 _CM = 10.0

@@ -21,10 +21,10 @@ from dfmamba.draw.canvas import SIDE_COLORS
 from dfmamba.export.config import ExportConfig
 from dfmamba.export.subject import Subject
 from dfmamba.export.write import Report, export
-from dfmamba.fuse import fuse
 from dfmamba.hands.skeleton import BONES, FINGER_COLORS_RGB, FINGERS, JOINT_NAMES, REFERENCE_BONES_MM
 from dfmamba.hands.upright import CLOSE_FACTOR
 from dfmamba.io.files import write_atomic
+from dfmamba.layers import fuse
 from dfmamba.models import HandPoseModel, load
 from dfmamba.models.onnx_model import SCHEMA
 from dfmamba.predict import lift, looking, result

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from dfmamba.backbones import create_backbone, list_backbones
 from dfmamba.backbones.registry import BACKBONES, PEERS
-from dfmamba.fuse import fuse
 from dfmamba.hands.skeleton import JOINT_NAMES
+from dfmamba.layers import fuse
 from dfmamba.models import PACKAGED, HandPoseModel, list_models, load
 from dfmamba.models.onnx_model import POSE_OUTPUTS, SCHEMA
 

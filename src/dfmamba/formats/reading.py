@@ -8,7 +8,6 @@ may have written it.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,12 +20,17 @@ from dfmamba.bulk.parts import SCHEMA as BULK_SCHEMA
 from dfmamba.extras import need
 from dfmamba.formats.writing import Summary
 from dfmamba.hands.skeleton import JOINT_NAMES
+from dfmamba.io.untrusted import parse_json
 from dfmamba.predict.result import LIST_SCHEMA, SCALE, SCHEMA, Hand, Prediction
+from dfmamba.text import one_line, quote
 from dfmamba.video.film import SCHEMA as FILM_SCHEMA
 from dfmamba.video.film import as_prediction, read_film
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
 _FAILED = "pictures could not be predicted and are left out"
+_TWICE = "predictions stand in a second file, too, and are written once"
+_DIFFER = "pictures have other hands in a second file, of the same model: those of the first file are written"
+_OTHER = "JSON files of a folder hold no predictions and are left out"
 _ROWS = 4096
 
 
@@ -62,11 +66,13 @@ def as_records(predictions: Iterable[Prediction | Record]) -> Iterator[Record]:
 def read_records(paths: Iterable[str | os.PathLike[str]], summary: Summary | None = None) -> Iterator[Record]:
     """The predictions of files and folders, in the order given; of a folder by name.
 
-    Lists are read whole, all else bit by bit.
+    Lists are read whole, all else bit by bit. Of a picture that several JSON files hold, as where a folder
+    has a list beside the single files, the first prediction of each model counts. JSON files of a folder that
+    are of another kind, such as exported ones, are left out.
 
     Args:
         paths: prediction files, or folders of them.
-        summary: gets a note of pictures that had failed when they were predicted.
+        summary: gets notes of pictures that had failed when they were predicted, and of what is left out.
 
     Raises:
         OSError: a file can't be read.
@@ -74,14 +80,38 @@ def read_records(paths: Iterable[str | os.PathLike[str]], summary: Summary | Non
         ImportError: a Parquet file without pyarrow.
     """
     summary = Summary() if summary is None else summary
-    for path in itertools.chain.from_iterable(map(_files, map(Path, paths))):
+    known: dict[tuple[Any, ...], int] = {}
+    for inside, path in ((Path(one).is_dir(), file) for one in paths for file in _files(Path(one))):
         try:
-            yield from _READERS[path.suffix.lower()](path, summary)
+            for record in _READERS[path.suffix.lower()](path, summary):
+                if path.suffix.lower() != ".json" or _is_first(record.prediction, known, summary):
+                    yield record
+        except _OtherKind as error:
+            if not inside:
+                raise ValueError(f"{path}: not a usable prediction file ({error})") from None
+            summary.note(_OTHER)
         except (ImportError, OSError):
             raise
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-            reason = " ".join(str(error).split()).removeprefix(f"{path}: ") or type(error).__name__
+            reason = one_line(error).removeprefix(f"{path}: ") or type(error).__name__
             raise ValueError(f"{path}: not a usable prediction file ({reason[:300]})") from None
+
+
+class _OtherKind(ValueError):
+    """JSON that is no prediction."""
+
+
+def _is_first(prediction: Prediction, known: dict[tuple[Any, ...], int], summary: Summary) -> bool:
+    """Whether no prediction of the same picture and model came before; else a note."""
+    if prediction.image is None:
+        return True
+    key = (prediction.image, prediction.model, prediction.image_size)
+    mark = hash(prediction.to_json())
+    if key not in known:
+        known[key] = mark
+        return True
+    summary.note(_TWICE if known[key] == mark else _DIFFER)
+    return False
 
 
 def _files(path: Path) -> list[Path]:
@@ -102,7 +132,9 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read_json(path: Path, summary: Summary) -> Iterator[Record]:
-    data = _object(path.read_bytes(), "the file")
+    data = parse_json(path.read_bytes(), "the file")
+    if not isinstance(data, dict):
+        raise _OtherKind(f"expected a JSON object, got {type(data).__name__}")
     if data.get("schema") == LIST_SCHEMA:
         predictions, failed = data.get("predictions"), data.get("failed", [])
         if not isinstance(predictions, list) or not isinstance(failed, list):
@@ -116,7 +148,7 @@ def _read_json(path: Path, summary: Summary) -> Iterator[Record]:
     elif data.get("schema") == SCHEMA:
         yield Record(Prediction.from_dict(data), str(path))
     else:
-        raise ValueError(f"expected the schema {SCHEMA} or {LIST_SCHEMA}, got {data.get('schema')!r}")
+        raise _OtherKind(f"expected the schema {SCHEMA} or {LIST_SCHEMA}, got {quote(data.get('schema'))}")
 
 
 def _read_lines(path: Path, summary: Summary) -> Iterator[Record]:
@@ -165,10 +197,10 @@ def _read_bulk(path: Path, rows: Iterable[Mapping[str, Any]], summary: Summary) 
         names = ("side", "score", "box_xyxy", "joints_2d_px", "joints_3d_mm", "joint_scores", "root")
         for name in ("path", "side", "root"):
             if not isinstance(first[name], str | None):
-                raise ValueError(f"{name}: unexpected value {first[name]!r}")
+                raise ValueError(f"{name}: unexpected value {quote(first[name])}")
         size = (first["width"], first["height"])
         if any(type(side) is not int for side in size):
-            raise ValueError(f"width, height: expected pixels, got {size}")
+            raise ValueError(f"width, height: expected pixels, got {quote(size)}")
         prediction = Prediction(
             hands=tuple(Hand(**{name: row[name] for name in names}) for row in hands),
             image_size=size,
@@ -201,10 +233,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def _object(text: bytes, what: str) -> dict[str, Any]:
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{what} is not JSON: {error}") from None
+    data = parse_json(text, what)
     if not isinstance(data, dict):
         raise ValueError(f"{what}: expected a JSON object, got {type(data).__name__}")
     return data

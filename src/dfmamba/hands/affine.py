@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from dfmamba.text import quote
+
 _FLAT = 1e-12
 """Least |det A| over the squared norm of A of a map that can be inverted, whatever its scale."""
 
@@ -98,11 +100,20 @@ def _determinant(matrix: np.ndarray) -> float:
     return float(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0])
 
 
+FARTHEST_PX = 1e6
+"""No side of a box lies farther from the picture's corner: whole numbers of pixels are counted in 32 bits."""
+
+
 def check_box(box_xyxy: Sequence[float] | np.ndarray) -> np.ndarray:
-    """A box as (4,) float64 with positive width and height."""
-    box = np.asarray(box_xyxy, dtype=np.float64)
+    """A box as (4,) float64 with positive width and height, within `FARTHEST_PX`."""
+    try:
+        box = np.asarray(box_xyxy, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"box is {quote(box_xyxy)}; expected four finite numbers x0, y0, x1, y1") from None
     if box.shape != (4,) or not np.isfinite(box).all():
-        raise ValueError(f"box is {box_xyxy!r}; expected four finite numbers x0, y0, x1, y1")
+        raise ValueError(f"box is {quote(box_xyxy)}; expected four finite numbers x0, y0, x1, y1")
+    if np.abs(box).max() > FARTHEST_PX:
+        raise ValueError(f"box {box.tolist()} is too far out; expected at most {FARTHEST_PX:g} pixels")
     if box[2] <= box[0] or box[3] <= box[1]:
         raise ValueError(f"box {box.tolist()} is empty; expected x0 < x1 and y0 < y1")
     return box

@@ -71,7 +71,7 @@ REFERENCE_BONES_MM: np.ndarray = np.array(
     ]
 )
 """Bone lengths of a mean hand in mm, in the order of `BONES`: means of the baked hand over shapes, sizes and
-poses, in the photo convention (`dfmamba.synth.hand`)."""
+poses, in the photo convention (`dfmamba.hands.model`)."""
 REFERENCE_BONES_MM.setflags(write=False)
 
 

@@ -12,6 +12,9 @@ from dfmamba.settings import from_values
 BINS = 256
 """The published model counts in 256 bins: 256 px of the crop, and 400 mm of depth."""
 
+LARGEST_CROP, MOST_LAYERS = 4096, 100
+"""Beyond these a configuration is damaged, and its network would not fit into memory."""
+
 DEPTH_RANGE_MM = 400.0
 DEPTH_BINS = (63.5, 127.5, 191.5)
 
@@ -78,6 +81,10 @@ class HeadConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"HeadConfig.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.image_size > LARGEST_CROP:
+            raise ValueError(f"HeadConfig.image_size is {self.image_size}; it must be at most {LARGEST_CROP}")
+        if self.num_layers > MOST_LAYERS:
+            raise ValueError(f"HeadConfig.num_layers is {self.num_layers}; it must be at most {MOST_LAYERS}")
         if self.num_layers < 0:
             raise ValueError(f"HeadConfig.num_layers is {self.num_layers}; use 0 for the dense head, or more")
         if not 0.0 <= self.dropout < 1.0:

@@ -86,14 +86,21 @@ class DenseDecoder(nn.Module):
         self.votes = Pointwise(dim, 5 * self.joints)
         self.presence = nn.Linear(channels[-1] + dim, config.num_hands)
 
+        cells = config.image_size // config.anchor_stride
+        self.grid_size = (cells, cells)
+        for name, value in self.constants().items():
+            self.register_buffer(name, value, persistent=False)
+        self.reset_parameters()
+
+    def constants(self) -> dict[str, Tensor]:
+        """The buffers that weights don't hold: units of the offsets, and the anchors."""
+        config = self.config
         unit = OFFSET_CELLS * config.anchor_stride
         extent = (unit, unit, unit * config.depth_extent / config.image_size)
-        self.register_buffer("offset_scale", torch.tensor(extent).view(3, 1, 1), persistent=False)
-        cells = config.image_size // config.anchor_stride
-        grid = anchor_grid(cells, cells, config.anchor_stride, config.depths)
-        self.register_buffer("anchors", grid, persistent=False)
-        self.grid_size = (cells, cells)
-        self.reset_parameters()
+        return {
+            "offset_scale": torch.tensor(extent, dtype=torch.float32).view(3, 1, 1),
+            "anchors": anchor_grid(*self.grid_size, config.anchor_stride, config.depths),
+        }
 
     def reset_parameters(self) -> None:
         """Start with nearly even weights and small offsets: every joint near the middle of the picture."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dfmamba.heads.config import LARGEST_CROP
 from dfmamba.layers import Pointwise
 from dfmamba.settings import from_values
 
@@ -42,9 +43,9 @@ class DetectorConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or not 1 <= value <= LARGEST_CROP:
                 raise ValueError(
-                    f"DetectorConfig.{field.name} is {value!r}; it must be a whole number from 1 on"
+                    f"DetectorConfig.{field.name} is {value!r}; expected 1 to {LARGEST_CROP}, whole"
                 )
 
     @classmethod

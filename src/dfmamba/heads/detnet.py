@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dfmamba.heads.config import LARGEST_CROP
 from dfmamba.layers import Pointwise
 from dfmamba.settings import from_values
 
@@ -39,9 +40,9 @@ class DetNetConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or not 1 <= value <= LARGEST_CROP:
                 raise ValueError(
-                    f"DetNetConfig.{field.name} is {value!r}; it must be a whole number from 1 on"
+                    f"DetNetConfig.{field.name} is {value!r}; expected 1 to {LARGEST_CROP}, whole"
                 )
         if self.image_size % self.map_size:
             raise ValueError(
@@ -155,10 +156,15 @@ class DetNetHead(nn.Module):
         self.heat = _branch(first, config.width, joints)
         self.delta = _branch(first + joints, config.width, 3 * joints)
         self.location = _branch(first + 4 * joints, config.width, 3 * joints)
-        steps = torch.linspace(-1.0, 1.0, config.map_size)
-        grid = torch.stack((steps.expand(config.map_size, -1), steps[:, None].expand(-1, config.map_size)))
-        self.register_buffer("grid", grid, persistent=False)
+        for name, value in self.constants().items():
+            self.register_buffer(name, value, persistent=False)
         self.reset_parameters()
+
+    def constants(self) -> dict[str, Tensor]:
+        """The buffer that weights don't hold: column and row of each cell, from -1 to 1."""
+        size = self.config.map_size
+        steps = torch.linspace(-1.0, 1.0, size, dtype=torch.float32)
+        return {"grid": torch.stack((steps.expand(size, -1), steps[:, None].expand(-1, size)))}
 
     def reset_parameters(self) -> None:
         """Kaiming's normal initialisation of all convolutions, biases 0."""

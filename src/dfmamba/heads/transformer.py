@@ -135,15 +135,11 @@ class TransformerDecoder(nn.Module):
         levels = len(channels) + config.extra_level
         self.level_codes = nn.Parameter(torch.empty(levels, dim))
 
-        cells = config.image_size // config.anchor_stride
-        grid = anchor_grid(cells, cells, config.anchor_stride, config.depths)
         if config.learned_anchors:
-            self.anchors = nn.Parameter(grid)
-        else:
-            self.register_buffer("anchors", grid, persistent=False)
-        extent = (config.image_size, config.image_size, config.depth_extent)
-        self.register_buffer("offset_scale", torch.tensor(extent).view(3, 1, 1), persistent=False)
-        self.content = nn.Parameter(torch.empty(len(grid), dim))
+            self.anchors = nn.Parameter(self.grid())
+        for name, value in self.constants().items():
+            self.register_buffer(name, value, persistent=False)
+        self.content = nn.Parameter(torch.empty(len(self.anchors), dim))
         self.position = mlp(3 * (dim // 2), dim, dim)
         self.position_scale = mlp(dim, dim, dim)
 
@@ -157,6 +153,18 @@ class TransformerDecoder(nn.Module):
         self.confidence = nn.Linear(dim, self.joints)
         self.presence = nn.Linear(2 * dim, config.num_hands)
         self.reset_parameters()
+
+    def grid(self) -> Tensor:
+        """The anchors at the start."""
+        cells = self.config.image_size // self.config.anchor_stride
+        return anchor_grid(cells, cells, self.config.anchor_stride, self.config.depths)
+
+    def constants(self) -> dict[str, Tensor]:
+        """The buffers that weights don't hold: units of the offsets and, if not learned, the anchors."""
+        size = self.config.image_size
+        extent = torch.tensor((size, size, self.config.depth_extent), dtype=torch.float32)
+        found = {"offset_scale": extent.view(3, 1, 1)}
+        return found if self.config.learned_anchors else {**found, "anchors": self.grid()}
 
     def reset_parameters(self) -> None:
         """Xavier for all matrices, deformable attention as it prescribes, no offsets at the start."""

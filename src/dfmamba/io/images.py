@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
-from dfmamba.io.untrusted import printable
+from dfmamba.text import printable
 
 MAX_MEGAPIXELS = 100
 """Pictures with more pixels than this many millions are refused before they are decoded."""
@@ -250,12 +250,16 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return list(list_images(paths).images)
 
 
-def list_images(paths: Iterable[str | os.PathLike[str]]) -> Listing:
+def list_images(paths: Iterable[str | os.PathLike[str]], none: bool = False) -> Listing:
     """List the pictures that files, folders and patterns name.
 
     A file counts as it is, whatever its suffix. A folder gives the pictures directly inside it, a pattern
     (`*`, `?`, `[`) those that match it, both by suffix, sorted by name, hidden files and drawings of this
     program left out. A file that is named twice is listed once.
+
+    Args:
+        paths: files, folders and patterns.
+        none: whether a folder or pattern may be without pictures.
 
     Raises:
         FileNotFoundError: if a path does not exist.
@@ -277,7 +281,7 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> Listing:
         reasons = {entry: _unread(entry) for entry in inside if not entry.name.startswith(".")}
         images = [entry for entry, reason in reasons.items() if not reason]
         others = {entry: reason for entry, reason in reasons.items() if reason}
-        if not images:
+        if not images and not none:
             where = "in this folder" if path.is_dir() else "match this pattern"
             beside = "; ".join(Listing((), tuple(others.items())).notes[:3])
             raise ValueError(

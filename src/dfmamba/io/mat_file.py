@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from dfmamba.io.untrusted import printable, read_bytes
+from dfmamba.io.untrusted import read_bytes
+from dfmamba.text import printable
 
 _HEADER_BYTES = 128
 _ORDERS = {b"\x00\x01IM": "<", b"\x01\x00MI": ">"}

@@ -1,4 +1,4 @@
-"""JSON, YAML and arrays from files that nobody vouches for, and how messages quote what they hold."""
+"""JSON, YAML and arrays from files that nobody vouches for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import json
 import math
 import os
-import reprlib
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,35 +13,11 @@ from typing import Any
 
 import numpy as np
 
-MOST_QUOTED = 200
-"""Characters of a file's content that a message repeats."""
+from dfmamba.text import MOST_QUOTED, printable
 
 MOST_YAML_BYTES = 1 << 20
 MOST_MEMBER_BYTES = 1 << 30
 _NPY_HEADER_BYTES = 1 << 16
-
-_short = reprlib.Repr()
-_short.maxlevel, _short.maxdict, _short.maxlist, _short.maxtuple = 3, 6, 8, 8
-_short.maxstring = _short.maxother = MOST_QUOTED
-
-
-def quote(value: Any, most: int = MOST_QUOTED) -> str:
-    """What a file holds, for a message: its `repr`, cut off; quick for values of any size and depth."""
-    try:
-        text = printable(_short.repr(value))
-    except (ValueError, RecursionError):  # a whole number too long for Python to write
-        text = type(value).__name__
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def printable(text: object) -> str:
-    """A name or message for a terminal: whatever steers it, or can't be encoded, as its escape sequence."""
-    text = str(text)
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
-    )
 
 
 def numbers(value: Any, shape: tuple[int, ...] | None = None) -> np.ndarray | None:

@@ -41,7 +41,7 @@ PROTOCOLS: dict[str, str] = {
     "auc_absolute_0_50": "as auc_0_50, of the errors of epe_absolute_mm",
     "auc_pa_0_50": "as auc_0_50, of the errors of epe_pa_mm",
     "auc_bone_scaled_20_50": "DetNet: as auc_20_50, after the alignment of mpjpe_bone_scaled_mm",
-    "mrrpe_mm": "left wrist relative to the right wrist, samples with both",
+    "mrrpe_mm": "left wrist relative to the right one, samples of two hands with both wrists",
     "handedness_accuracy": "share of samples with both hands rightly called present or absent",
     "samples": "number of samples",
 }
@@ -142,9 +142,9 @@ class HandMetrics:
             visible: like `valid`; gives the split into visible and occluded joints.
             pred_present: (N, 2) bool or probability; with `gt_present` gives the handedness accuracy.
             gt_present: (N, 2) bool.
-            interacting: (N,) bool, the samples of the figures for two hands; the others are single. None
-                takes those with valid joints on both hands. InterHand2.6M goes by the labelled hand type,
-                also where only one of two hands has joints.
+            interacting: (N,) bool, the samples of the figures for two hands, MRRPE among them; the others
+                are single. None takes those with valid joints on both hands. InterHand2.6M goes by the
+                labelled hand type, also where only one of two hands has joints.
 
         Raises:
             ValueError: on wrong shapes, one hand after two, or `interacting` for one hand.
@@ -198,10 +198,10 @@ class HandMetrics:
         self._add("bone", joint_errors(root_scale_aligned(pred, gt, bone=(0, 9)), gt), bone_mask)
         self._add("procrustes", joint_errors(procrustes_aligned(pred, gt, mask), gt), mask)
         self._add("similar", _similar(pred, gt, mask), mask)
-        if hands == 2:
-            count = int(mask[:, :, 0].all(-1).sum())
+        if both is not None:
+            count = int((mask[:, :, 0].all(-1) & both).sum())
             if count:
-                self._mrrpe[0] += float(mrrpe(pred, gt, mask)) * count
+                self._mrrpe[0] += float(mrrpe(pred[both], gt[both], mask[both])) * count
                 self._mrrpe[1] += count
 
     def _add(self, name: str, errors: Tensor, mask: Tensor) -> None:

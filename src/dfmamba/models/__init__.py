@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dfmamba.backbones import backbone_config, create_backbone
-from dfmamba.fuse import fuse
 from dfmamba.heads import HeadConfig, build_head, head_config
 from dfmamba.heads.build import AnyHeadConfig
 from dfmamba.heads.detector import DetectorConfig
 from dfmamba.io.files import write_atomic
+from dfmamba.layers import fuse
 from dfmamba.machine import check_device
 from dfmamba.settings import from_values
 
@@ -88,7 +90,9 @@ class ModelConfig:
         if missing:
             raise ValueError(f"model setting {missing[0]!r} is missing")
         head = values.get("head", {})
-        built = {**values, "head": head_config(head) if isinstance(head, Mapping) else head}
+        if not isinstance(head, Mapping):
+            raise ValueError(f"model setting 'head' is {reprlib.repr(head)}, expected settings by name")
+        built = {**values, "head": head_config(head)}
         return from_values(cls, built, "model")
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,17 +153,26 @@ class HandPoseModel(nn.Module):
         self.head = build_head(info.channels(), info.reduction(), config.head)
 
     def forward(self, x: Tensor) -> Any:
+        x = x.to(next(self.backbone.parameters(), x).dtype)
         return self.head(self.backbone(x * self.config.input_scale + self.config.input_shift))
 
     def predict(self, image: Any, **options: Any) -> Prediction:
-        """Finds the hands of one picture; see `dfmamba.predict.Predictor.predict`."""
+        """Finds the hands of one image; see `dfmamba.predict.Predictor.predict`.
+
+        A model in training stays in training.
+        """
         import dfmamba  # the package's door knows who predicts; this floor doesn't
 
         device = next(self.parameters()).device
-        return dfmamba.Predictor(self, device=str(device)).predict(image, **options)
+        training = [module for module in self.modules() if module.training]
+        try:
+            return dfmamba.Predictor(self, device=str(device)).predict(image, **options)
+        finally:
+            for module in training:
+                module.training = True
 
     def fuse(self) -> HandPoseModel:
-        """A faster copy for inference, with the same outputs; see `dfmamba.fuse.fuse`."""
+        """A faster copy for inference, with the same outputs; see `dfmamba.layers.fuse`."""
         return fuse(self)
 
     def save(self, folder: str | Path, half: bool = False, card: str | None = None) -> None:
@@ -169,7 +182,8 @@ class HandPoseModel(nn.Module):
             folder: made if needed.
             half: store the parameters in half precision. Running statistics keep theirs: variances may be too
                 large for it.
-            card: text of the model card; None leaves an existing one alone.
+            card: text of the model card, to which the hub's front matter is added; None leaves an existing
+                card alone.
         """
         from safetensors.torch import save
 
@@ -184,7 +198,7 @@ class HandPoseModel(nn.Module):
         text = json.dumps(self.config.to_dict(), indent=2) + "\n"
         write_atomic(folder / CONFIG_FILE, text.encode())
         if card is not None:
-            write_atomic(folder / "README.md", card.encode())
+            write_atomic(folder / "README.md", (front_matter(self.config) + card).encode())
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str = "cpu") -> HandPoseModel:
@@ -213,38 +227,98 @@ def _from_hub(name: str) -> Path:
         raise OSError(f"{name}: neither a folder nor a model that could be downloaded ({first})") from error
 
 
-def _read(cls: type[HandPoseModel], folder: Path) -> HandPoseModel:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def front_matter(config: ModelConfig) -> str:
+    """The head of a model card, from which the Hugging Face hub tells licence, library and task."""
+    task = "object-detection" if config.detects else "keypoint-detection"
+    tags = "".join(f"  - {tag}\n" for tag in ("hand-pose-estimation", "state-space-model", config.backbone))
+    return (
+        f"---\nlicense: {config.license.lower()}\nlibrary_name: dfmamba\npipeline_tag: {task}\n"
+        f"tags:\n{tags}---\n\n"
+    )
 
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside `DataParallel`, `DistributedDataParallel` and what `torch.compile` gives."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        inner = model.module if isinstance(model, parallel) else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+LARGEST_CONFIG = 1 << 20
+"""Bytes; a longer config.json is none of ours."""
+
+
+def _read(cls: type[HandPoseModel], folder: Path) -> HandPoseModel:
+    """A model with the weights of a folder, in float32 on the CPU whatever the process's defaults are.
+
+    The file's header is compared with a network without memory before there is room for anything. No
+    operator of PyTorch that uses several threads runs, so that a program may still fork afterwards.
+    """
     path = folder / CONFIG_FILE
     if not path.is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise FileNotFoundError(f"{folder}: no model here; expected {CONFIG_FILE} and {WEIGHTS_FILE}")
     try:
+        if path.stat().st_size > LARGEST_CONFIG:
+            raise ValueError(f"it has more than {LARGEST_CONFIG} bytes")
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError("it holds no settings")
-        model = cls(ModelConfig.from_dict(values))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: not a model configuration ({error})") from error
-    path = folder / WEIGHTS_FILE
+        with torch.device("meta"):
+            model = cls(ModelConfig.from_dict(values))
+    except ImportError:
+        raise
+    except Exception as error:  # whatever a damaged value leads to
+        said = str(error) or type(error).__name__
+        raise ValueError(f"{path}: not a model configuration ({said[:200]})") from error
+    state = _matching_weights(folder / WEIGHTS_FILE, model)
+    with torch.device("cpu"):
+        model.load_state_dict(state, assign=True)
+        for part in model.modules():
+            for name, value in getattr(part, "constants", dict)().items():
+                part.register_buffer(name, value, persistent=False)
+        if any(buffer.is_meta for buffer in model.buffers()):  # of timm's networks
+            model = cls(model.config).float()
+            model.load_state_dict(state)
+    return model
+
+
+def _matching_weights(path: Path, model: HandPoseModel) -> dict[str, Tensor]:
+    """The tensors of a file, floating ones in float32, if they are those of the model.
+
+    Raises:
+        ValueError: they are not, or the file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     try:
-        state = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            wrong = [name for name in own if found.get(name) != own[name]]
+            extra = [name for name in found if name not in own]
+            state = {} if wrong or extra else {name: file.get_tensor(name) for name in own}
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path}: weights can't be read, the file is damaged ({error})") from error
-    own = model.state_dict()
-    wrong = [name for name in own if name not in state or state[name].shape != own[name].shape]
-    extra = [name for name in state if name not in own]
     if wrong or extra:
         raise ValueError(
             f"{path}: weights of another model: {len(wrong)} tensors missing or of another shape, "
             f"{len(extra)} unknown (first: {(wrong + extra)[0]}); config.json describes {model.config.name!r}"
         )
-    broken = [n for n, t in state.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
-    if broken:
-        raise ValueError(f"{path}: weights can't be used, {broken[0]} holds values that are not finite")
-    model.load_state_dict({name: t.to(own[name].dtype) for name, t in state.items()})
-    return model
+    return {name: _single(value, name, path) for name, value in state.items()}
+
+
+def _single(value: Tensor, name: str, path: Path) -> Tensor:
+    if not value.is_floating_point():
+        return value
+    if value.dtype not in (torch.float16, torch.float32, torch.float64):
+        value = value.float()
+    array = value.numpy()
+    if not np.isfinite(array).all():
+        raise ValueError(f"{path}: weights can't be used, {name} holds values that are not finite")
+    return torch.from_numpy(np.array(array, dtype=np.float32))
 
 
 def load(name: str | Path = "nano", device: str = "cpu") -> Any:
@@ -338,11 +412,12 @@ def count_macs(module: nn.Module, shape: tuple[int, ...], scans: bool = False) -
     custom: dict[Any, Any] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: of_attention}
     if scans:
         custom |= {own.selective_scan: of_scan, own.deformable_sample: of_sampling}
-    was_training = module.training
-    device = next(module.parameters()).device
+    training = [part for part in module.modules() if part.training]
+    first = next(module.parameters())
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=custom) as counter:
-        module.eval()(torch.zeros(shape, device=device))
-    module.train(was_training)
+        module.eval()(torch.zeros(shape, device=first.device, dtype=first.dtype))
+    for part in training:
+        part.training = True
     return counter.get_total_flops() // 2
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from dfmamba.hands.affine import FARTHEST_PX
 from dfmamba.hands.camera import Camera, from_25d, from_25d_weak, scale_to_reference
 from dfmamba.hands.crop import Affine
 from dfmamba.hands.skeleton import REFERENCE_BONES_MM
+from dfmamba.text import quote
 
 HAND_MARGIN = 0.1
 """A hand's box is that of its joints, wider by this share of its longer side on each side."""
@@ -83,10 +85,12 @@ def check_box(box_xyxy: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     try:
         box = np.array(box_xyxy, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         box = np.array([])
     if box.shape != (4,) or not np.isfinite(box).all():
-        raise ValueError(f"box: expected four finite numbers x0, y0, x1, y1, got {box_xyxy!r}")
+        raise ValueError(f"box: expected four finite numbers x0, y0, x1, y1, got {quote(box_xyxy)}")
+    if np.abs(box).max() > FARTHEST_PX:
+        raise ValueError(f"box: expected at most {FARTHEST_PX:g} pixels, got {quote(box_xyxy)}")
     x0, y0, x1, y1 = box.tolist()
     text = f"{x0:g},{y0:g},{x1:g},{y1:g}"
     if x1 <= x0 or y1 <= y0:

@@ -128,6 +128,7 @@ class Predictor:
         detector = self.detector if box is None else None
         if isinstance(detector, GivenBoxes):
             given = [detector.of(image) for image in images]
+            detector.require(images)
             return self.predict_at(images, given, camera, mirrored, threshold, refine)
         start = time.perf_counter()
         camera = _check(threshold, camera)

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dfmamba.synth.cache import ShardedHands as ShardedHands
-    from dfmamba.synth.cache import render_shards as render_shards
     from dfmamba.synth.generator import SyntheticConfig as SyntheticConfig
     from dfmamba.synth.generator import SyntheticHands as SyntheticHands
     from dfmamba.synth.post import recompose as recompose
+    from dfmamba.synth.shards import ShardedHands as ShardedHands
+    from dfmamba.synth.shards import render_shards as render_shards
 
 _HOMES = {
     "ShardedHands": "cache",

@@ -17,8 +17,8 @@ from dfmamba.hands.affine import box_of_points
 from dfmamba.synth import post, raster
 from dfmamba.synth.appearance import SKIN_RAMP_SRGB, sample_lights, sample_palettes
 from dfmamba.synth.background import sample_background
-from dfmamba.synth.labels import visible_joints
 from dfmamba.synth.mesh import SKIN, SceneGeometry
+from dfmamba.synth.post import visible_joints
 
 _CHOICE, _APPEARANCE, _LIGHT, _BACKGROUND, _POST, _DEPTH, _TEXTURE = range(100, 107)
 _DEPTH_SCENES = ("single", "two", "object")

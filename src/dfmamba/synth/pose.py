@@ -1,8 +1,7 @@
 """Hand poses: joint limits, named gestures, the raw prior and the bank that scenes draw from.
 
 A pose is a vector of 25 angles (degrees; see `hand.THUMB`, `hand.FINGERS`, `hand.CUP`, `hand.WRIST`); the
-bank stores the first 22, the wrist is drawn on line because it moves the forearm only. Limits follow
-textbook anatomy (active range).
+bank stores the first 22, the wrist is drawn on line because it moves the forearm only.
 """
 
 from __future__ import annotations
@@ -13,37 +12,21 @@ from pathlib import Path
 
 import numpy as np
 
-from dfmamba.synth.hand import ASSETS, CUP, FINGERS, NUM_ANGLES, THUMB
+from dfmamba.hands.model import (
+    CONVERGENCE_DEG,
+    CUP,
+    FINGERS,
+    HIGH,
+    LOW,
+    NUM_ANGLES,
+    NUM_HAND_ANGLES,
+    THUMB,
+    clamp,
+)
 
-NUM_BANK_ANGLES = 22
+ASSETS = Path(__file__).parent / "assets"
 SIGNS = ASSETS / "signs.npz"
 """The bank of hands that sign: a thumb on folded fingers, or stretched."""
-_FINGER_LOW = ((-25, -15, -5, -8), (-25, -10, -5, -8), (-25, -12, -5, -8), (-25, -20, -5, -8))
-_FINGER_HIGH = ((90, 15, 110, 80), (90, 10, 110, 80), (90, 12, 110, 80), (90, 15, 110, 80))
-LOW = np.array(
-    [-20, -15, -20, -10, -20, *(v for finger in _FINGER_LOW for v in finger), 0, -70, -35, -70], float
-)
-"""(25,) lower limits in degrees."""
-HIGH = np.array([45, 45, 40, 60, 80, *(v for finger in _FINGER_HIGH for v in finger), 1, 80, 20, 70], float)
-"""(25,) upper limits in degrees."""
-CONVERGENCE_DEG = np.array([-4.0, 0.0, 4.0, 9.0])
-"""Abduction that full flexion adds: bent fingers point at the scaphoid."""
-
-
-def clamp(angles: np.ndarray) -> np.ndarray:
-    """Angles (..., 22 or 25) within the limits; bent fingers spread less, and the DIP follows the PIP."""
-    count = angles.shape[-1]
-    out = np.clip(angles, LOW[:count], HIGH[:count])
-    fingers = out[..., FINGERS].reshape(*out.shape[:-1], 4, 4)
-    bent = np.clip(fingers[..., 0] / 90.0, 0.0, 1.0)
-    room = np.clip(1.0 - bent, 0.15, 1.0)
-    shift = CONVERGENCE_DEG * bent
-    low, high = (limit[FINGERS].reshape(4, 4)[:, 1] for limit in (LOW, HIGH))
-    fingers[..., 1] = np.clip(fingers[..., 1], low * room + shift, high * room + shift)
-    fingers[..., 3] = np.minimum(fingers[..., 3], 0.85 * np.maximum(fingers[..., 2], 0.0) + 12.0)
-    out[..., FINGERS] = fingers.reshape(*out.shape[:-1], 16)
-    return out
-
 
 Finger = tuple[float, float, float, float]
 
@@ -220,7 +203,7 @@ class PosePrior:
 
     @staticmethod
     def _noise(rng: np.random.Generator, scale: float) -> np.ndarray:
-        out = np.zeros(NUM_BANK_ANGLES)
+        out = np.zeros(NUM_HAND_ANGLES)
         out[THUMB] = rng.normal(size=5) * (6, 6, 5, 7, 9)
         fingers = out[FINGERS].reshape(4, 4)
         fingers[:, 0] = 5.0 * rng.normal() + 6.0 * rng.normal(size=4)
@@ -267,7 +250,7 @@ class PosePrior:
         """A relaxed hand at any tone: every finger a little more bent than its radial neighbour."""
         tone, slope = rng.uniform(0.0, 0.75), rng.uniform(0.0, 0.10)
         level = np.clip(tone + slope * np.arange(4), 0.0, 1.0)
-        out = np.zeros(NUM_BANK_ANGLES)
+        out = np.zeros(NUM_HAND_ANGLES)
         spread = rng.uniform(-0.5, 1.0) * np.array([8.0, 2.0, -4.0, -10.0])
         mcp, pip = rng.uniform(0.4, 1.0, size=2)
         out[FINGERS] = np.stack(
@@ -280,7 +263,7 @@ class PosePrior:
     def _random(self, rng: np.random.Generator) -> tuple[np.ndarray, str, float]:
         curl = np.clip(rng.random() + 0.25 * np.cumsum(rng.normal(size=4)), 0.0, 1.0)
         mcp = np.clip(curl + 0.3 * rng.normal(size=4), 0.0, 1.0)
-        out = np.zeros(NUM_BANK_ANGLES)
+        out = np.zeros(NUM_HAND_ANGLES)
         out[FINGERS] = np.stack(
             [-15 + 100 * mcp, rng.uniform(-10, 10, 4), 105 * curl, 70 * curl], axis=1
         ).ravel()
@@ -330,7 +313,7 @@ class PoseBank:
         """Angles (25,) of a random pose with small noise and a random wrist, and the pose's name."""
         index = int(rng.integers(len(self.angles)))
         out = np.empty(NUM_ANGLES)
-        out[:NUM_BANK_ANGLES] = self.angles[index] + jitter_deg * rng.normal(size=NUM_BANK_ANGLES)
+        out[:NUM_HAND_ANGLES] = self.angles[index] + jitter_deg * rng.normal(size=NUM_HAND_ANGLES)
         out[CUP] = self.angles[index, CUP]
         out[22:] = draw_wrist(rng)
         return clamp(out), self.names[self.labels[index]]

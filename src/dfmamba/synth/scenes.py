@@ -10,11 +10,9 @@ from collections.abc import Callable
 import numpy as np
 
 from dfmamba.hands.camera import Camera
-from dfmamba.synth.capsules import pair_gap, sample_capsules
-from dfmamba.synth.grasp import Grasp, make_grasp
-from dfmamba.synth.hand import HandModel, rotation_about
-from dfmamba.synth.mesh import OBJECT, RIGHT, SOLID, Part, SceneGeometry
-from dfmamba.synth.objects import draw_solid
+from dfmamba.hands.model import HandModel, rotation_about
+from dfmamba.synth.grasp import Grasp, make_grasp, pair_gap, sample_capsules
+from dfmamba.synth.mesh import OBJECT, RIGHT, SOLID, Part, SceneGeometry, draw_solid
 from dfmamba.synth.pose import SIGNS, PoseBank
 from dfmamba.synth.staging import (
     FACING,

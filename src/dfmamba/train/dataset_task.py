@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dfmamba.backbones.published_weights import load_published_weights
+from dfmamba.backbones.registry import load_published_weights
 from dfmamba.data.indexed import IndexedDataset
 from dfmamba.data.registry import open_dataset
 from dfmamba.frameworks import Framework, framework_from_dict
@@ -85,7 +85,7 @@ class DatasetTask:
         """
         model = HandPoseModel(self.config)
         if self.weights is not None:
-            load_published_weights(model.backbone, self.weights)
+            load_published_weights(model.config.backbone, model.backbone, self.weights)
         return model
 
     def loss(self, output: Any, target: dict[str, Tensor]) -> dict[str, Tensor]:

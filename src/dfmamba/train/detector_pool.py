@@ -1,7 +1,7 @@
 """Batches for the hand detector, composed anew in every step from rendered hands and rendered people.
 
 Rendered hands (`dfmamba.train.pool`) make pictures with large hands: one of them, or two laid over each
-other; rendered people (`dfmamba.synth.people_shards`) those with small ones, and with faces and bare
+other; rendered people (`dfmamba.synth.shards`) those with small ones, and with faces and bare
 arms that are none. Some pictures are backgrounds only.
 """
 
@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from dfmamba.heads.detector_losses import HAND, IGNORED
-from dfmamba.synth.cache import ShardedHands
-from dfmamba.synth.people_shards import PeopleShards
+from dfmamba.synth.shards import PeopleShards, ShardedHands
 from dfmamba.train.augment import AugmentConfig, join, photograph, random_crops, warp
 from dfmamba.train.config import RunConfig
 from dfmamba.train.dataset_source import Ahead, Composed
@@ -113,7 +112,7 @@ class PeopleLayers(Layers):
     That share doesn't count what a hand hides of itself, about half of its joints.
 
     Args:
-        folder: of `dfmamba.synth.people_shards`.
+        folder: of `dfmamba.synth.shards`.
     """
 
     def __init__(self, folder: str) -> None:

@@ -23,8 +23,8 @@ from dfmamba.data.kinds import SYNTHETIC_KINDS
 from dfmamba.hands.affine import extents
 from dfmamba.synth.appearance import SKIN_RAMP_SRGB
 from dfmamba.synth.background import sample_background
-from dfmamba.synth.cache import ShardedHands, render_shards
 from dfmamba.synth.generator import SyntheticConfig
+from dfmamba.synth.shards import ShardedHands, render_shards
 from dfmamba.train.augment import (
     AugmentConfig,
     aimed_crops,

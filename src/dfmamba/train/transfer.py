@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from dfmamba.backbones.baselines import Baseline, fitted
-from dfmamba.backbones.weight_files import read_weights, require_finite
+from dfmamba.backbones.features import read_weights, require_finite
 from dfmamba.models import WEIGHTS_FILE
 
 WRAPPERS = ("module.", "_orig_mod.", "model.")

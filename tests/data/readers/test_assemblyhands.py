@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 pytest.importorskip("warp", reason="the renderer needs the extra 'synthetic'")
 
 from dfmamba.data.readers.assemblyhands import MIN_JOINTS, AssemblyHands
-from dfmamba.data.readers.coco import flags, is_inner_path, numbers
+from dfmamba.data.readers.coco import flags, is_inner_path
 from dfmamba.data.registry import open_dataset
 from dfmamba.fixtures import write_fixture
 from dfmamba.fixtures.assemblyhands import HEADSETS, SIZE, Shot, shots
 from dfmamba.hands.affine import box_of_points
+from dfmamba.io.untrusted import numbers
 
 COUNT, SEED = 9, 2
 

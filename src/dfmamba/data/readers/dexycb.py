@@ -22,7 +22,8 @@ from dfmamba.data.own_format import files_digest
 from dfmamba.data.sample import LEFT, RIGHT, HandSample
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import KNUCKLES, NUM_JOINTS, WRIST, convert_joints
-from dfmamba.io.untrusted import parse_yaml, quote, read_bytes, read_npz
+from dfmamba.io.untrusted import parse_yaml, read_bytes, read_npz
+from dfmamba.text import quote
 
 SUBJECTS = (
     "20200709-subject-01", "20200813-subject-02", "20200820-subject-03", "20200903-subject-04",

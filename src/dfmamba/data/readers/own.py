@@ -21,7 +21,8 @@ from dfmamba.data.own_format import FORMAT, SPLITS, UNITS_MM, VERSION, files_dig
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import HAND_NAMES, JOINT_NAMES, NUM_JOINTS
 from dfmamba.io.images import SUFFIXES, load_image
-from dfmamba.io.untrusted import numbers, quote, read_json
+from dfmamba.io.untrusted import numbers, read_json
+from dfmamba.text import quote
 
 _HEADER = ("format", "version", "units", "joint_names", "samples")
 _ENTRY = ("id", "picture", "depth", "size", "camera", "box", "hands")

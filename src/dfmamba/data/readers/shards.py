@@ -19,7 +19,8 @@ from dfmamba.data.indexed import IndexedDataset
 from dfmamba.data.own_format import header
 from dfmamba.data.readers.own import Content, OwnData, check_entry, parse_file
 from dfmamba.io.tar import Member, decode_picture, tar_members
-from dfmamba.io.untrusted import parse_json, printable
+from dfmamba.io.untrusted import parse_json
+from dfmamba.text import printable
 
 PICTURES = ("jpg", "jpeg", "png")
 """What follows the key of a sample in the name of its picture."""

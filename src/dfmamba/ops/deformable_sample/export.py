@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dfmamba.ops.precision import wide_dtype
+from dfmamba.ops.backend import wide_dtype
 
 FORMS = ("auto", "basic", "dense", "deform_conv", "grid_sample")
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dfmamba.ops.deformable_sample.groups import common_groups, gather_groups, spread_groups
+from dfmamba.ops.backend import common_groups, gather_groups, spread_groups
 
 # Largest maps for which the dense product is the faster one, forward and backward (measured).
 _DENSE_PIXELS_FORWARD = 64

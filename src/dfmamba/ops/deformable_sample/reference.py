@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dfmamba.ops.precision import wide_dtype
+from dfmamba.ops.backend import wide_dtype
 
 
 def deformable_sample_reference(

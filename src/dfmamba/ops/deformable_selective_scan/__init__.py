@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from dfmamba.ops.backend import chosen, current_backend, use_backend
+from dfmamba.ops.backend import chosen, current_backend, followed, use_backend
 from dfmamba.ops.deformable_sample import deformable_sample
 from dfmamba.ops.selective_scan import selective_scan
 
@@ -28,9 +28,10 @@ def _sequence(name: str, tensor: Tensor, x: Tensor) -> Tensor:
 def _fuses(*operands: Tensor | None) -> bool:
     """Whether one kernel does both; the two operators check what it would not take."""
     B, C = operands[6], operands[7]
-    if current_backend() not in ("auto", "triton") or B is None or C is None:
+    backend = current_backend()
+    if backend not in ("auto", "triton") or B is None or C is None or followed():
         return False
-    return chosen(operands, B.dim() > 2 and C.dim() > 2) == "triton"
+    return chosen(backend, operands, B.dim() > 2 and C.dim() > 2) == "triton"
 
 
 def deformable_selective_scan(

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from dfmamba.ops.backend import register
 from dfmamba.ops.deformable_selective_scan import triton_kernels
-from dfmamba.ops.registration import register
 
 _OPERANDS = (
     "Tensor x, Tensor? offsets, Tensor weights, Tensor anchors, Tensor delta, Tensor A, Tensor B, Tensor C, "
@@ -33,6 +33,8 @@ def _empty(like: Tensor) -> Tensor:
 
 
 def _fused(*operands: Any) -> Tensor:
+    if not operands[0].shape[0]:
+        return _empty(operands[0])
     y, _ = triton_kernels.deformable_selective_scan_forward(*operands)
     x = operands[0]
     return _dense(y.reshape(x.shape).to(x.dtype))
@@ -44,6 +46,8 @@ def _fake_fused(*operands: Any) -> Tensor:
 
 def _backward(grad_y: Tensor, *operands: Any) -> tuple[Tensor, ...]:
     """Gradients in the dtypes of their operands; one without elements where there was no operand."""
+    if not operands[0].shape[0]:
+        return tuple(gradient.zero_() for gradient in _fake_backward(grad_y, *operands))
     found: tuple[Any, ...] = triton_kernels.deformable_selective_scan_backward(grad_y, *operands)
     return tuple(
         grad_y.new_empty(0) if operand is None else _dense(gradient.reshape(operand.shape).to(operand.dtype))

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dfmamba.ops.precision import wide_dtype
+from dfmamba.ops.backend import wide_dtype
 from dfmamba.ops.selective_scan.recurrence import piece_length
 
 FORMS = ("auto", "unrolled")

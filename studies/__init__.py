@@ -1,0 +1,1 @@
+"""Studies with this package: not part of it, run from the repository."""
