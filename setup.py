@@ -36,7 +36,7 @@ setup(
         Extension(
             "dfmamba.ops.native.kernels",
             [f"{FOLDER}/kernels.c"],
-            depends=[f"{FOLDER}/{name}.h" for name in ("kernels", "vector", "scan", "sample")],
+            depends=[f"{FOLDER}/{name}.h" for name in ("kernels", "vector", "scan", "sample", "network")],
             py_limited_api=True,
             optional=True,
         )

@@ -228,7 +228,7 @@ def cost_chart(summaries: Sequence[Summary], costs: Mapping[str, float], title: 
 
 def anchors_of(name: str) -> int:
     """K of one of DF-Mamba's rows."""
-    return int(backbone_config(ROWS[name].backbone, **ROWS[name].args).num_anchors)
+    return int(backbone_config(ROWS[name].backbone, **ROWS[name].args).scan.num_anchors)
 
 
 ANCHORS = ("k1", "k4", REFERENCE, "k16", "k25")

@@ -137,27 +137,45 @@ class DenseDecoder(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> HandPoseOutput:
         merged, pooled = self.merge(features)
-        # (B, 5, joints, anchors): x, y, z, weight, confidence
-        votes = self.votes(merged).flatten(2).unflatten(1, (5, self.joints))
-        weights = anchor_weights(votes[:, 3])
-        offsets = votes[:, :3].to(weights.dtype) * self.offset_scale
-        grid = self.anchors
-        size = (merged.shape[-2], merged.shape[-1])
+        presence = self.presence(torch.cat((pooled, merged.mean(dim=(2, 3))), dim=-1))
+        grid, size = self.anchors, (merged.shape[-2], merged.shape[-1])
         if size != self.grid_size:
             grid = anchor_grid(*size, self.config.anchor_stride, self.config.depths, device=merged.device)
-        joints, centroid = aggregate(weights, offsets, grid)
-        layer = by_hand(joints, centroid, self.config.num_hands, self.config.root_joint)
-        if self.training:
+        return self.readout(self.votes(merged), presence, grid, self.offset_scale, self.config, self.training)
+
+    @staticmethod
+    def readout(
+        maps: Tensor,
+        presence: Tensor,
+        grid: Tensor,
+        offset_scale: Tensor,
+        config: HeadConfig,
+        training: bool = False,
+    ) -> HandPoseOutput:
+        """What the cells' votes make of the joints.
+
+        Args:
+            maps: (B, 5 joints, h, w): offsets in x, y and z, weights, confidences, each of all joints.
+            presence: logits (B, hands).
+            grid: anchors (h w, 3).
+            offset_scale: (3, 1, 1), units of the offsets.
+            config: the head's settings.
+            training: give the losses the logarithms of the weights, too.
+        """
+        joints = config.num_hands * config.num_joints
+        votes = maps.flatten(2).unflatten(1, (5, joints))
+        weights = anchor_weights(votes[:, 3])
+        offsets = votes[:, :3].to(weights.dtype) * offset_scale
+        points, centroid = aggregate(weights, offsets, grid)
+        layer = by_hand(points, centroid, config.num_hands, config.root_joint)
+        if training:
             log_weights = votes[:, 3].to(weights.dtype).log_softmax(-1)
-            layer = layer._replace(
-                log_weights=log_weights.unflatten(1, (self.config.num_hands, -1)), grid=grid
-            )
+            layer = layer._replace(log_weights=log_weights.unflatten(1, (config.num_hands, -1)), grid=grid)
         # The confidence must not pull on where the joints are looked for.
         confidence = (weights.detach() * votes[:, 4]).sum(dim=-1)
-        presence = self.presence(torch.cat((pooled, merged.mean(dim=(2, 3))), dim=-1))
         return HandPoseOutput(
             joints_25d=layer.joints_25d,
-            joint_logits=confidence.unflatten(1, (self.config.num_hands, -1)),
+            joint_logits=confidence.unflatten(1, (config.num_hands, -1)),
             present_logits=presence.to(weights.dtype),
             layers=(layer,),
         )

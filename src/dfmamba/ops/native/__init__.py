@@ -48,7 +48,7 @@ def instruction_set(highest: str = "avx512") -> str:
 
 
 def call(name: str, *arguments: object) -> int:
-    """Call a function of the kernels; structures are passed by reference.
+    """Call a function of the kernels; structures and arrays of them are passed by reference.
 
     Raises:
         RuntimeError: there are no kernels here.
@@ -59,7 +59,8 @@ def call(name: str, *arguments: object) -> int:
             "the C kernels of dfmamba are not built here: reinstall with a C compiler (GCC 12 or Clang 15) "
             "at hand, or choose the backend 'torch'"
         )
-    passed = [ctypes.byref(a) if isinstance(a, ctypes.Structure) else a for a in arguments]
+    by_reference = (ctypes.Structure, ctypes.Array)
+    passed = [ctypes.byref(a) if isinstance(a, by_reference) else a for a in arguments]
     return getattr(kernels, name)(*passed)
 
 
@@ -81,42 +82,42 @@ def pointer(x: Tensor | None) -> int | None:
 LANES = 16
 
 
-class _Rows(Structure):
+class Rows(Structure):
     _fields_ = (("at", c_void_p), ("batch", c_int64), ("channel", c_int64), ("step", c_int64))
 
 
-class _Matrix(Structure):
+class Matrix(Structure):
     _fields_ = (("at", c_void_p), *((n, c_int64) for n in ("batch", "group", "state", "step")))
 
 
-class _Scan(Structure):
+class Scan(Structure):
     _fields_ = (
         *((n, c_int64) for n in ("batch", "length", "channels", "states", "groups", "softplus", "threads")),
-        ("u", _Rows),
-        ("delta", _Rows),
-        ("z", _Rows),
-        ("B", _Matrix),
-        ("C", _Matrix),
+        ("u", Rows),
+        ("delta", Rows),
+        ("z", Rows),
+        ("B", Matrix),
+        ("C", Matrix),
         ("A", c_void_p),
         ("D", c_void_p),
         ("bias", c_void_p),
     )
 
 
-class _ScanResult(Structure):
-    _fields_ = (("y", _Rows), ("last", c_void_p))
+class ScanResult(Structure):
+    _fields_ = (("y", Rows), ("last", c_void_p))
 
 
 class _ScanGradient(Structure):
     _fields_ = (
-        *((n, _Rows) for n in ("grad_y", "u", "delta", "z")),
+        *((n, Rows) for n in ("grad_y", "u", "delta", "z")),
         *((n, c_void_p) for n in ("grad_last", "A", "D", "bias", "B", "C")),
         ("parts", c_int64),
     )
 
 
-def _rows(x: Tensor | None) -> _Rows:
-    return _Rows(None, 0, 0, 0) if x is None else _Rows(x.data_ptr(), *x.stride())
+def _rows(x: Tensor | None) -> Rows:
+    return Rows(None, 0, 0, 0) if x is None else Rows(x.data_ptr(), *x.stride())
 
 
 def _by_group(x: Tensor, groups: int) -> Tensor:
@@ -131,8 +132,8 @@ def _by_group(x: Tensor, groups: int) -> Tensor:
     return x.expand(-1, groups, -1, -1)
 
 
-def _matrix(x: Tensor) -> _Matrix:
-    return _Matrix(x.data_ptr(), *x.stride())
+def _matrix(x: Tensor) -> Matrix:
+    return Matrix(x.data_ptr(), *x.stride())
 
 
 class _ScanOperands:
@@ -158,7 +159,7 @@ class _ScanOperands:
         self.matrices = _by_group(B, self.groups), _by_group(C, self.groups)
         constants = A, D, delta_bias
         self.constants = [None if t is None else t.float().contiguous() for t in constants]
-        self.structure = _Scan(
+        self.structure = Scan(
             self.batch,
             self.length,
             self.channels,
@@ -184,7 +185,7 @@ def scan_forward(*operands: Any) -> tuple[Tensor, Tensor]:
     p = _ScanOperands(*operands)
     y = empty_like_sequence(operands[0], torch.float32)
     last = p.room(p.batch, p.channels, p.states)
-    result = _ScanResult(_rows(y), last.data_ptr())
+    result = ScanResult(_rows(y), last.data_ptr())
     compute("dfmamba_scan_forward", p.structure, result, c_int64(p.blocks))
     return y, last
 
@@ -234,16 +235,16 @@ def _shaped(gradient: Tensor, like: Tensor) -> Tensor:
     return gradient if like.shape[1] == gradient.shape[1] else gradient.sum(1, keepdim=True)
 
 
-class _Field(Structure):
+class Field(Structure):
     _fields_ = (("at", c_void_p), *((n, c_int64) for n in ("batch", "group", "anchor", "axis", "pixel")))
 
 
-class _Sample(Structure):
+class Sample(Structure):
     _fields_ = (
         *((n, c_int64) for n in ("batch", "height", "width", "channels", "groups", "anchors", "threads")),
         ("x", c_void_p),
-        ("offsets", _Field),
-        ("weights", _Field),
+        ("offsets", Field),
+        ("weights", Field),
         ("fixed", c_void_p),
         ("grid", c_void_p),
     )
@@ -258,11 +259,11 @@ def _by_pixel(x: Tensor) -> Tensor:
     return x.float().flatten(2).transpose(1, 2).contiguous()
 
 
-def _field(x: Tensor | None) -> _Field:
+def _field(x: Tensor | None) -> Field:
     if x is None:
-        return _Field(None, 0, 0, 0, 0, 0)
+        return Field(None, 0, 0, 0, 0, 0)
     batch, group, anchor, *axis, pixel = x.stride()
-    return _Field(x.data_ptr(), batch, group, anchor, axis[0] if axis else 0, pixel)
+    return Field(x.data_ptr(), batch, group, anchor, axis[0] if axis else 0, pixel)
 
 
 class _SampleOperands:
@@ -278,7 +279,7 @@ class _SampleOperands:
         self.weights = spread_groups(weights.float(), self.groups) if dynamic else None
         self.fixed = None if dynamic else weights.float().t().contiguous()
         self.grid = anchors.float().contiguous()
-        self.structure = _Sample(
+        self.structure = Sample(
             self.batch,
             self.height,
             self.width,

@@ -16,11 +16,23 @@
 #define NAMED(a, b) JOIN(a, b)
 #define FN(name) NAMED(name, SET)
 
+/* Steps of a chunk: its states should fit into the first cache. */
+static int64_t chunk_of(const Scan *s) {
+  int64_t chunk = 512 / s->states;
+  chunk = chunk > 128 ? 128 : chunk < 16 ? 16 : chunk;
+  return chunk < s->length ? chunk : s->length;
+}
+
 #define SET portable
+#define ROWS 3
+#define PANELS 1
 #include "vector.h"
 #include "scan.h"
 #include "sample.h"
+#include "network.h"
 #undef SET
+#undef ROWS
+#undef PANELS
 
 #if defined(__x86_64__)
 #define WIDE 1
@@ -31,10 +43,15 @@
 #pragma GCC target("avx2,fma")
 #endif
 #define SET avx2
+#define ROWS 6
+#define PANELS 1
 #include "vector.h"
 #include "scan.h"
 #include "sample.h"
+#include "network.h"
 #undef SET
+#undef ROWS
+#undef PANELS
 #ifdef __clang__
 #pragma clang attribute pop
 #pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))), apply_to = function)
@@ -44,10 +61,15 @@
 #pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,prefer-vector-width=512")
 #endif
 #define SET avx512
+#define ROWS 6
+#define PANELS 4
 #include "vector.h"
 #include "scan.h"
 #include "sample.h"
+#include "network.h"
 #undef SET
+#undef ROWS
+#undef PANELS
 #ifdef __clang__
 #pragma clang attribute pop
 #else
@@ -112,13 +134,6 @@ EXPORT int dfmamba_level(int highest) {
 /* Below this many vector updates of a state (or products of sampling) a second thread costs more than it saves. */
 #define WORTH_SHARING 20000
 
-/* Steps of a chunk: its states should fit into the first cache. */
-static int64_t chunk_of(const Scan *s) {
-  int64_t chunk = 512 / s->states;
-  chunk = chunk > 128 ? 128 : chunk < 16 ? 16 : chunk;
-  return chunk < s->length ? chunk : s->length;
-}
-
 EXPORT int dfmamba_scan_forward(const Scan *s, const ScanResult *r, int64_t parts) {
   int64_t work = s->batch * s->length * s->channels * (s->states + 4) / LANES, chunk = chunk_of(s);
   int64_t threads = work < WORTH_SHARING / 4 ? 1 : s->threads, size = s->states * LANES;
@@ -156,6 +171,19 @@ EXPORT int dfmamba_sample_backward(const Sample *s, const SampleGradient *g) {
   int64_t threads = work < WORTH_SHARING ? 1 : s->threads;
   int failed = g->position || g->weights ? fields(s, g, threads) : 0;
   return g->x && !failed ? map(s, g, threads) : failed;
+}
+
+/* Takes the steps of a network in their order, on the calling thread. `floats` of scratch memory suffice for each
+ * sampling and scan among them. */
+EXPORT int dfmamba_run(const Step *steps, int64_t count, int64_t floats) {
+  static const float zeros[4096];
+  int set = level();
+  (void)set;
+  float *scratch = aligned_alloc(64, (size_t)(floats * 4 + 63) / 64 * 64 + 64);
+  if (!scratch) return 1;
+  for (int64_t i = 0; i < count; i++) RUN(take, steps + i, zeros, scratch);
+  free(scratch);
+  return 0;
 }
 
 /* A module without members, so that Python's build tools make, name and find this file. */

@@ -61,4 +61,23 @@ typedef struct {
   float *fixed;      /* (batch, anchors, channels), zeroed by the caller, or NULL */
 } SampleGradient;
 
+/* One step of a network in inference: an operation on maps (height * width, channels), of which `in_row`, `out_row`
+ * and `other_row` say how many numbers lie between a pixel and the next. What is absent is NULL or 0. */
+enum {
+  STEP_CONVOLVE, STEP_DEPTHWISE, STEP_NORM, STEP_GATE, STEP_SCALE, STEP_BOUND, STEP_ENLARGE, STEP_AVERAGE,
+  STEP_SAMPLE, STEP_SCAN
+};
+enum { ACT_NONE, ACT_RELU, ACT_SILU, ACT_GELU, ACT_SIGMOID };
+
+typedef struct {
+  int64_t kind, act, height, width, channels, out_height, out_width, out_channels, kernel, stride;
+  int64_t in_row, out_row, other_row;
+  const float *in, *weight, *bias, *other;
+  float *out;
+  const Sample *sample;
+  const Scan *scan;
+  const ScanResult *result;
+  float number;
+} Step;
+
 #endif
