@@ -49,9 +49,9 @@ def test_model_predictor_and_command_agree(
     same_joints(predictor.predict(str(PHOTO)), expected, 0, 0)
     same_joints(predictor.predict(Image.open(PHOTO)), expected, 0, 0)
     same_joints(predictor.predict_batch([PHOTO, PHOTO])[1], expected, TOLERANCE, TOLERANCE)
-    assert main(["predict", str(PHOTO), "--out", str(tmp_path), "--detector", "none"]) == 0
+    assert main(["predict", str(PHOTO), "--out", str(tmp_path)]) == 0
     file = Prediction.load_json(tmp_path / "two_hands.json")
-    same_joints(file, expected, TOLERANCE, TOLERANCE)  # the command fuses the model
+    same_joints(file, expected, TOLERANCE, TOLERANCE)
 
 
 @pytest.mark.slow

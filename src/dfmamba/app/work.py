@@ -130,7 +130,6 @@ class Predictors:
             network = other.model
         else:
             network = load(self.sources[model])
-            network = network.fuse() if hasattr(network, "fuse") else network
         return Predictor(network, self.device, detector=self._detector if finds else None)
 
 

@@ -157,19 +157,21 @@ class HandPoseModel(nn.Module):
         return self.head(self.backbone(x * self.config.input_scale + self.config.input_shift))
 
     def predict(self, image: Any, **options: Any) -> Prediction:
-        """Finds the hands of one image; see `dfmamba.predict.Predictor.predict`.
-
-        A model in training stays in training.
-        """
+        """Finds the hands of one image; see `dfmamba.predict.Predictor.predict`."""
         import dfmamba  # the package's door knows who predicts; this floor doesn't
 
-        device = next(self.parameters()).device
-        training = [module for module in self.modules() if module.training]
-        try:
-            return dfmamba.Predictor(self, device=str(device)).predict(image, **options)
-        finally:
-            for module in training:
-                module.training = True
+        tensors = [*self.parameters(), *self.buffers()]
+        device = next((one.device for one in tensors), torch.device("cpu"))
+        # A predictor holds copies of the weights: made anew where they changed.
+        state = (device, [(one.data_ptr(), one._version) for one in tensors])
+        if self._predictor is None or self._predictor[0] != state:
+            self._predictor = (state, dfmamba.Predictor(self, device=str(device)))
+        return self._predictor[1].predict(image, **options)
+
+    _predictor: tuple[Any, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_predictor"}
 
     def fuse(self) -> HandPoseModel:
         """A faster copy for inference, with the same outputs; see `dfmamba.layers.fuse`."""

@@ -541,14 +541,20 @@ class _Readout:
         return DenseDecoder.readout(votes, presence.flatten(1), grid, scale, self.config)
 
 
-def inference_form(model: Any, threads: int = 1) -> nn.Module:
-    """The fastest form of a model on this CPU without extras: in C where it can be, else fused in PyTorch.
+def inference_form(model: Any, device: str | torch.device = "cpu", threads: int | None = None) -> nn.Module:
+    """The fastest form of a model on a device without extras: on a CPU in C where it can be, else fused.
 
     Args:
-        model: a `HandPoseModel`; it stays as it is.
-        threads: as for `NativeNetwork`.
+        model: a `HandPoseModel`, which stays as it is; other modules are moved to the device and returned.
+        device: that the form runs on.
+        threads: crops of a batch that are computed at the same time, by a thread each; None takes PyTorch's
+            number.
     """
-    try:
-        return NativeNetwork(model, threads)
-    except (Unsupported, RuntimeError):
-        return model.fuse()
+    if not hasattr(model, "fuse"):
+        return model.to(device)
+    if torch.device(device).type == "cpu":
+        try:
+            return NativeNetwork(model, torch.get_num_threads() if threads is None else threads)
+        except (Unsupported, RuntimeError):
+            pass
+    return model.fuse().to(device)

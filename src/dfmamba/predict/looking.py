@@ -9,8 +9,9 @@ too, and both together decide.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -148,7 +149,7 @@ class CropNetwork:
         x = np.stack(crops).astype(np.float32)
         x /= 255.0
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        with torch.inference_mode():
+        with _evaluating(self.model), torch.inference_mode():
             output = self.model(torch.from_numpy(x).to(device).permute(0, 3, 1, 2))
         joints, joint_scores, scores = (
             values.float().cpu().numpy().astype(np.float64)
@@ -237,6 +238,19 @@ class CropNetwork:
             else:
                 best.append({side: _answer(upright[side], side) for side in view})
         return best
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Sets a network to evaluation, and what was in training back afterwards."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def find_in_images(

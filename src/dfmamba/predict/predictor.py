@@ -12,14 +12,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dfmamba.detect.build import make_detector
+from dfmamba.detect.build import BUILT_IN, make_detector
 from dfmamba.detect.given import GivenBoxes
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.detection import Detection, Detector
 from dfmamba.hands.skeleton import NUM_JOINTS
 from dfmamba.io.images import as_picture, load_image
 from dfmamba.machine import choose_device
-from dfmamba.models import load
+from dfmamba.models import load, unwrapped
+from dfmamba.models.native import inference_form
 from dfmamba.predict.lift import (
     check_box,
     hand_box,
@@ -45,21 +46,25 @@ Intrinsics: TypeAlias = Camera | tuple[float, float, float, float]
 
 
 class Predictor:
-    """Finds hands in pictures with a hand pose model.
+    """Finds hands in images with a hand pose model.
+
+    On a CPU the network runs in the quickest form there is (`dfmamba.models.native.inference_form`), with
+    copies of the weights: a model that is trained further needs a new predictor. The model stays as it is.
 
     Args:
-        model: a `HandPoseModel`, or the name or folder of one. It is moved to `device` and set to evaluation.
+        model: a `HandPoseModel`, or the name or folder of one.
         device: a torch device such as "cpu" or "cuda", or "auto" for the GPU where there is one.
         batch_size: how many crops go through the network at once.
-        detector: finds the hands of a picture for which no box is given, any number of them: a name for
-            `dfmamba.detect.build.make_detector`, such as "built-in", or what that gives. Boxes from a file
-            go by the path of the picture.
-            None: the network itself looks at the whole picture, and finds at most one right and one left
+        detector: finds the hands of an image for which no box is given, any number of them: a name for
+            `dfmamba.detect.build.make_detector`, or what that gives. Boxes from a file go by the path of the
+            image.
+            None: the network itself looks at the whole image, and finds at most one right and one left
             hand, if they fill much of it.
 
     Raises:
+        OSError: no such model or detector.
         ValueError: if the device is unknown or not usable here, or the model is not one that takes RGB
-            pictures and gives two hands with depth in pixels.
+            images and gives two hands with depth in pixels.
     """
 
     def __init__(
@@ -67,15 +72,15 @@ class Predictor:
         model: nn.Module | str = "nano",
         device: str | torch.device = "auto",
         batch_size: int = 16,
-        detector: Detector | GivenBoxes | str | None = None,
+        detector: Detector | GivenBoxes | str | None = BUILT_IN,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         self.device = choose_device(device)
-        network: Any = model if isinstance(model, nn.Module) else load(model)
-        self.model = network.to(self.device).eval()
+        network: Any = unwrapped(model) if isinstance(model, nn.Module) else load(model)
         config = network.config
         _check_config(config)
+        self.model = inference_form(network, self.device)
         self.name = str(getattr(config, "name", type(network).__name__))
         self.image_size = int(config.image_size)
         self.network = CropNetwork(self.model, self.image_size, batch_size, self.name)
