@@ -24,7 +24,7 @@ from dfmamba.train.meter import Meter
 from dfmamba.train.network import Network
 from dfmamba.train.optim import learning_rate
 from dfmamba.train.parallel import Ranks
-from dfmamba.train.synthetic_task import SyntheticTask
+from dfmamba.train.synthetic_task import PoseTask
 
 
 def make_batch(count: int, size: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -55,7 +55,7 @@ def main() -> None:
             device=options.device,
         )
         batch = make_batch(options.batch, options.crop)
-        task = SyntheticTask(config)
+        task = PoseTask(config)
         ours, theirs = Network(config, task, Ranks()), Network(config, task, Ranks())
         meter = Meter(config, Path(folder), 0, Ranks())
 

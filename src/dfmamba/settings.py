@@ -24,7 +24,10 @@ def from_values(kind: type[T], values: Mapping[str, Any], what: str) -> T:
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ValueError(f"unknown {what} setting {unknown[0]!r}; known: {', '.join(known)}")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except (TypeError, AttributeError, OverflowError) as error:  # of a value that is no number, and so on
+        raise ValueError(f"unusable {what} setting ({error})") from None
 
 
 def with_overrides(

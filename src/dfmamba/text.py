@@ -11,6 +11,8 @@ from typing import Any
 MOST_QUOTED = 200
 """Characters of a file's content that a message repeats."""
 
+_LONGEST_LINE = 1200
+
 _short = reprlib.Repr()
 _short.maxlevel, _short.maxdict, _short.maxlist, _short.maxtuple = 3, 6, 8, 8
 _short.maxstring = _short.maxother = MOST_QUOTED
@@ -51,8 +53,11 @@ class Table:
 
 
 def one_line(reason: object) -> str:
-    """A message without line breaks and escape sequences; an exception without a message gives its type."""
-    return printable(" ".join(str(reason).split())) or type(reason).__name__
+    """A message without line breaks and escape sequences, its middle cut out where it is longer than a page.
+
+    An exception without a message gives its type.
+    """
+    return shorten(" ".join(str(reason).split()), _LONGEST_LINE) or type(reason).__name__
 
 
 def printable(text: object) -> str:
@@ -61,6 +66,12 @@ def printable(text: object) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shorten(text: object, most: int = MOST_QUOTED) -> str:
+    """A name or text of a file, for a message: `printable`, cut off in its middle."""
+    text = printable(text)
+    return text if len(text) <= most else f"{text[: most // 2 - 2]}...{text[-(most // 2 - 2) :]}"
 
 
 def quote(value: Any) -> str:

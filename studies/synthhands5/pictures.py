@@ -13,7 +13,7 @@ from dfmamba.data.depth import encode_depth
 from dfmamba.data.index import cache_root
 from dfmamba.synth.generator import SyntheticConfig
 from dfmamba.synth.shards import ShardedHands, render_shards
-from dfmamba.train.pool import depth_of_25d
+from dfmamba.train.augment import depth_of_25d
 from studies.synthhands5.scenes import scene_makers
 from studies.synthhands5.settings import PICTURE, SETTINGS, SPLITS, VERSION, known, seed_of
 

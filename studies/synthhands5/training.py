@@ -18,13 +18,13 @@ from dfmamba.train.augment import (
     join,
     move_joints,
     photograph,
+    pose_target,
     random_crops,
     swap_mirrored,
     warp,
 )
 from dfmamba.train.config import RunConfig, dense_head_loss
 from dfmamba.train.network import Batch
-from dfmamba.train.pool import pose_target
 from studies.synthhands5.pictures import Pictures
 from studies.synthhands5.settings import CROP_FACTOR, MARGIN, PICTURE
 

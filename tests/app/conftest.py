@@ -21,7 +21,7 @@ from browser_fixtures import browser, launch_browser  # noqa: F401
 from fastapi.testclient import TestClient
 
 from dfmamba.app.config import AppConfig
-from dfmamba.app.server import make_app
+from dfmamba.app.server import make_app, server_settings
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -44,7 +44,7 @@ def client() -> Iterator[TestClient]:
 def serving(config: AppConfig) -> Iterator[str]:
     """A real server on a free port; yields its address."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-    server = uvicorn.Server(uvicorn.Config(make_app(config), log_level="warning", access_log=False))
+    server = uvicorn.Server(server_settings(make_app(config)))
 
     def run() -> None:
         asyncio.run(server.serve(sockets=[listener]))

@@ -18,7 +18,8 @@ from PIL import Image
 import dfmamba
 from dfmamba.app.config import AppConfig
 from dfmamba.app.server import make_app
-from dfmamba.app.uploads import FILM_FIELDS, PICTURE_FIELDS, parse_options
+from dfmamba.app.uploads import FILM_FIELDS, PICTURE_FIELDS, Options, parse_options
+from dfmamba.app.work import Sessions
 from dfmamba.detect import Detection
 from dfmamba.hands.skeleton import BONES, JOINT_NAMES
 from dfmamba.predict import Prediction, Predictor
@@ -253,3 +254,42 @@ def test_more_than_all_places_are_sent_away(photo: bytes) -> None:
         assert second.status_code == 503
         assert second.headers["retry-after"] == "1"
         assert client.post("/api/predict", files=files).status_code == 200
+
+
+def test_pictures_of_a_session_are_a_film(ask, photo) -> None:
+    first, second = (ask(photo, session="camera").json()["hands"] for _ in range(2))
+    assert [hand["track"] for hand in first] == [hand["track"] for hand in second] == [0]
+    apart = np.subtract(first[0]["joints_2d_px"], second[0]["joints_2d_px"])
+    assert np.abs(apart).max() < 5
+    assert [hand["track"] for hand in ask(photo, session="other").json()["hands"]] == [0]
+    assert [hand["track"] for hand in ask(photo).json()["hands"]] == [None]
+    # Another option begins anew.
+    (mirrored,) = ask(photo, session="camera", mirrored="true").json()["hands"]
+    assert {mirrored["side"], second[0]["side"]} == {"left", "right"}
+
+
+def test_sessions_are_few_and_forgotten(predictor: Predictor, photo: bytes) -> None:
+    picture, clock = np.asarray(_picture(photo)), [0.0]
+    sessions = Sessions(most=2, keep_seconds=10.0, clock=lambda: clock[0])
+
+    def steps(name: str) -> int:
+        sessions.step(predictor, picture, Options(session=name))
+        return sessions._sessions[name].frames
+
+    assert [steps("a"), steps("a"), steps("b")] == [1, 2, 1]
+    clock[0] = 5.0
+    assert [steps("a"), steps("c")] == [3, 1]
+    assert set(sessions._sessions) == {"a", "c"}
+    clock[0] = 20.0
+    assert steps("a") == 1
+    assert set(sessions._sessions) == {"a"}
+    with pytest.raises(ValueError, match="at most 64 characters"):
+        steps("x" * 65)
+
+
+@pytest.mark.parametrize("box", ["-1e30,-1e30,1e30,1e30", "1e308,0,1.1e308,5", "-1e308,-1e308,1e308,1e308"])
+def test_odd_boxes_are_refused(ask, photo, box: str) -> None:
+    for more in ({}, {"session": "boxes"}):
+        answer = ask(photo, box=box, **more)
+        assert answer.status_code == 400
+        assert len(answer.json()["error"].splitlines()) == 1

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import os
 import re
+import secrets
 import signal
 import struct
 import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,10 @@ MOST_MEMORY_MB = 150
 """What all refused uploads together may add to the server's peak."""
 
 
+MIXED = 200
+"""With 1,000 it takes two minutes, and the memory grows by as much."""
+
+
 @dataclass
 class Server:
     address: str
@@ -31,7 +36,13 @@ class Server:
 
     def peak_mb(self) -> float:
         """Largest resident memory so far."""
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.process.pid}/status").read_text())
+        return self._status("VmHWM")
+
+    def resident_mb(self) -> float:
+        return self._status("VmRSS")
+
+    def _status(self, name: str) -> float:
+        found = re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{self.process.pid}/status").read_text())
         assert found
         return int(found.group(1)) / 1000
 
@@ -152,6 +163,39 @@ def test_harmful_uploads_are_refused_in_one_line_and_bounded_memory(apart: Serve
 def test_names_of_files_on_the_server_are_not_told(apart: Server) -> None:
     answer = apart.send(b"hello", "../../etc/passwd")
     assert "/" not in answer.json()["error"]
+
+
+def test_memory_after_a_thousand_mixed_requests(apart: Server, photo: bytes) -> None:
+    address = apart.address
+    text = apart.send(photo, "a.jpg").text
+    big = io.BytesIO()
+    Image.new("RGB", (1600, 1200), (90, 120, 150)).save(big, "PNG")
+    kinds: list[Callable[[httpx2.Client], object]] = [
+        lambda client: client.get(f"{address}/"),
+        lambda client: client.get(f"{address}/api/models"),
+        lambda client: client.post(f"{address}/api/convert", content=text),
+        lambda client: client.post(f"{address}/api/convert", content=b"[" + b"0," * 500_000),
+        lambda client: client.post(f"{address}/api/predict", files={"picture": ("a.jpg", photo)}),
+        lambda client: client.post(f"{address}/api/predict", files={"picture": ("a.png", big.getvalue())}),
+        lambda client: client.post(
+            f"{address}/api/predict",
+            files={"picture": ("a.jpg", photo)},
+            data={"session": secrets.token_hex(4)},
+        ),
+        lambda client: client.post(f"{address}/api/predict", files={"picture": ("a.jpg", photo[:2000])}),
+        lambda client: client.get(f"{address}/api/film/none"),
+        lambda client: client.post(f"{address}/api/nothing", content=bytes(100_000)),
+    ]
+
+    def send(count: int) -> None:
+        with httpx2.Client(timeout=120) as client, ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda i: kinds[i % len(kinds)](client), range(count)))
+
+    send(60)  # what a server keeps once it has done everything
+    before = apart.resident_mb()
+    send(MIXED)
+    grown = apart.resident_mb() - before
+    assert grown < 50, f"{grown:.0f} MB"
 
 
 @pytest.mark.slow

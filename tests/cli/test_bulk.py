@@ -128,6 +128,24 @@ def test_two_workers_and_again(expected, weights: str, tmp_path: Path, capsys) -
     assert "have batch_size 1, these would have 2; use another folder for --out" in error[0]
 
 
+def test_names_that_are_not_utf8_cost_nothing(expected, weights: str, tmp_path: Path, capsys) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in (b"a.png", b"b\xff.png"):
+        os.link(next(iter(expected)), os.fsencode(folder) + b"/" + name)
+    (folder / os.fsdecode(b"c\xff.png")).write_bytes(b"")
+    out.mkdir()
+    (out / ".part-000000.parquet.0123456789ab.part").write_bytes(b"of a killed run")
+    pytest.importorskip("pyarrow")
+    assert cli.main(words(folder, out, weights, "--engine", "local", "--workers", "1")) == 1
+    said = capsys.readouterr().err
+    assert r"2 names are not UTF-8 and are written with escape sequences, such as " in said
+    assert f"{folder}/c\\udcff.png: " in said
+    paths = [row["path"].removeprefix(f"{folder}/") for row in rows_of(out)]
+    assert sorted(set(paths)) == ["a.png", r"b\xff.png", r"c\xff.png"]
+    assert sorted(os.listdir(out)) == ["_bulk.json", "part-000000.parquet"]
+
+
 def test_unusable_pictures_are_counted(expected, weights: str, tmp_path: Path, capsys) -> None:
     folder, out = links(expected, tmp_path / "in", 3), tmp_path / "out"
     (folder / "00001.png").unlink()

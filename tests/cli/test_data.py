@@ -305,7 +305,7 @@ def test_synth_goes_on_where_it_was(
 ) -> None:
     folder = tmp_path / "copy" / "train"
     shutil.copytree(rendered / "one" / "train", folder)
-    (folder / ".000001.tar.77.part").write_bytes(b"half")
+    (folder / ".000001.tar.0123456789ab.part").write_bytes(b"half")
     rest = ["--count", "5", "--per-shard", "2", "--size", "48", "--seed", "4", "--workers", "0"]
     monkeypatch.setattr("dfmamba.synth.generator.SyntheticHands", None)  # nothing left to render
     assert main(["data", "synth", str(tmp_path / "copy"), *rest]) == 0

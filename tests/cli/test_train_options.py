@@ -14,8 +14,9 @@ from PIL import Image
 
 from dfmamba.cli.main import main
 from dfmamba.fixtures import write_fixture
-from dfmamba.models import MODELS, HandPoseModel
+from dfmamba.models import MODELS, HandPoseModel, count_parameters
 from dfmamba.train.config import TrainConfig
+from dfmamba.train.synthetic_task import PoseTask
 
 SMALL = ["--backbone", "dfmamba_test", "--batch_size", "2", "--framework.image_size", "64"]
 
@@ -56,6 +57,33 @@ def test_synthetic_settings_round_trip(tmp_path: Path, capsys) -> None:
     assert (config.model, config.milestones, config.lr, config.clip) == ("test", (3, 4), 1e-5, float("inf"))
     assert (config.augment.close, config.data.kinds) == (0.25, {"single": 1.0})
     assert set(values) == set(TrainConfig().to_dict())
+
+
+def test_a_mixture_is_given_in_a_file_and_on_the_command_line(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "settings.yaml"
+    first = {"name": "own", "path": "hands", "share": 0.3, "options": {}}
+    second = {"name": "shards", "path": "more", "share": 0.2, "split": "val", "options": {"shards": "a*.tar"}}
+    path.write_text(yaml.safe_dump({"data": {"sets": [first]}, "backbone_args": {"deformable": False}}))
+    words = ["train", "--config", str(path), "--data.sets+", json.dumps(second), "--print-config"]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    config = TrainConfig.from_dict(yaml.safe_load(shown))
+    assert [(s.name, s.share, s.split, dict(s.options)) for s in config.data.sets] == [
+        ("own", 0.3, None, {}),
+        ("shards", 0.2, "val", {"shards": "a*.tar"}),
+    ]
+    assert config.backbone_args == {"deformable": False}
+    path.write_text(shown)
+    assert main(["train", "--config", str(path), "--print-config"]) == 0
+    assert capsys.readouterr().out == shown
+
+
+def test_the_twin_without_deformable_positions_is_an_option() -> None:
+    twin = PoseTask(TrainConfig(backbone_args={"deformable": False})).build()
+    usual = PoseTask(TrainConfig()).build()
+    assert count_parameters(twin) < count_parameters(usual)
+    with pytest.raises(ValueError, match="deformed"):
+        PoseTask(TrainConfig(backbone_args={"deformed": False}))
 
 
 def test_settings_of_a_data_set_round_trip(freihand: Path, tmp_path: Path, monkeypatch, capsys) -> None:

@@ -19,9 +19,9 @@ from dfmamba.hands.model import (
     THUMB_BONES,
     HandModel,
     mirror_faces,
+    vertex_normals,
 )
 from dfmamba.synth.grasp import capsule_gaps, hand_capsules
-from dfmamba.synth.mesh import vertex_normals
 from dfmamba.synth.pose import PosePrior, draw_wrist
 
 MODEL = HandModel.load()

@@ -43,7 +43,7 @@ def test_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown background"):
         sample_background(np.random.default_rng(0), 32, kind="moon")
     draw = partial(list, (sample_background(np.random.default_rng(i), 32, tmp_path) for i in range(9)))
-    with pytest.raises(OSError, match="no pictures"):
+    with pytest.raises(OSError, match="no photographs"):
         draw()
 
 

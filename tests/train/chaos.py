@@ -33,7 +33,7 @@ from dfmamba.train.checkpoint import find_states, read_state
 from dfmamba.train.config import TrainConfig
 from dfmamba.train.engine import train
 from dfmamba.train.parallel import Ranks
-from dfmamba.train.synthetic_task import SyntheticTask
+from dfmamba.train.synthetic_task import PoseTask
 
 FORK = multiprocessing.get_context("fork")
 
@@ -83,7 +83,7 @@ def attempt(folder: Path, steps: int, report: Any, most_bytes: int | None = None
     config = settings(folder, steps)
     try:
         train(
-            config, Dots(Ranks(), report), SyntheticTask(config), resume=True,
+            config, Dots(Ranks(), report), PoseTask(config), resume=True,
             validate=score,
         )  # fmt: skip
     except OSError as error:
@@ -224,7 +224,7 @@ def worker(folder: Path, die_at: int) -> None:
     if dies:
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
-    train(config, Dots(ranks, die_at=die_at if dies else None), SyntheticTask(config), True, ranks=ranks)
+    train(config, Dots(ranks, die_at=die_at if dies else None), PoseTask(config), True, ranks=ranks)
     torch.distributed.destroy_process_group()
 
 

@@ -11,18 +11,21 @@ import torch
 from dfmamba.hands.upright import CLOSE_FACTOR
 from dfmamba.train.augment import (
     AugmentConfig,
+    Foregrounds,
     aimed_crops,
+    box_sides,
     colour_matrices,
-    compose,
     join,
+    lay_over,
+    make_batch,
     move_joints,
     paste_patches,
     photograph,
+    pose_target,
     random_crops,
     swap_mirrored,
     warp,
 )
-from dfmamba.train.pool import box_sides, lend_to_absent, make_batch
 
 STILL = AugmentConfig(
     rotation_deg=0, spin=0, scale=0, zoom_out=0, shift=0, flip=0, colour=0, blur=0, noise=0, occlude=0,
@@ -135,15 +138,30 @@ def test_mirrored_crops_swap_the_hands() -> None:
     assert torch.equal(swapped[:, 1], mirrored)
 
 
+def foregrounds(n: int = 4, side: int = 40, seed: int = 0, **changes) -> Foregrounds:
+    random = generator(seed)
+    joints = torch.rand(n, 2, 21, 3, generator=random) * side
+    values = {
+        "rows": torch.arange(n),
+        "images": torch.randint(0, 255, (n, side, side, 4), dtype=torch.uint8, generator=random),
+        "joints_25d": joints,
+        "valid": torch.ones(n, 2, 21, dtype=torch.bool),
+        "valid_z": torch.ones(n, 2, 21, dtype=torch.bool),
+        "known": torch.ones(n, 2, dtype=torch.bool),
+        "is_depth": torch.zeros(n, dtype=torch.bool),
+    }
+    return Foregrounds(**{**values, **changes})
+
+
+def backgrounds(n: int = 4, side: int = 40) -> torch.Tensor:
+    return torch.randint(0, 255, (n, side, side, 3), dtype=torch.uint8, generator=generator())
+
+
 def test_same_generator_same_batch_and_other_seeds_differ() -> None:
-    front = torch.randint(0, 255, (4, 40, 40, 4), dtype=torch.uint8, generator=generator())
-    back = torch.randint(0, 255, (4, 40, 40, 3), dtype=torch.uint8, generator=generator())
-    joints = torch.rand(4, 2, 21, 3, generator=generator()) * 40
-    valid = torch.ones(4, 2, 21, dtype=torch.bool)
-    is_depth = torch.tensor([False, False, False, True])
+    part = foregrounds(is_depth=torch.tensor([False, False, False, True]))
 
     def run(seed: int):
-        return make_batch(front, back, joints, valid, is_depth, 32, AugmentConfig(), generator(seed))
+        return make_batch([part], backgrounds(), 32, AugmentConfig(), generator(seed))
 
     (xa, ta), (xb, tb), (xc, _) = run(1), run(1), run(2)
     assert torch.equal(xa, xb)
@@ -153,13 +171,40 @@ def test_same_generator_same_batch_and_other_seeds_differ() -> None:
     assert 0 <= float(xa.min()) <= float(xa.max()) <= 1
 
 
+def test_parts_of_other_sizes_keep_their_places() -> None:
+    """Two parts, the second of images twice as large, give what each gives alone in its rows."""
+    small = foregrounds(2, 32, 1, rows=torch.tensor([0, 3]))
+    large = foregrounds(2, 64, 2, rows=torch.tensor([2, 1]))
+    small.images[..., 3], large.images[..., 3] = 255, 255
+    behind = backgrounds(4, 32)
+    x, target = make_batch([small, large], behind, 32, STILL, generator())
+    for part, rows in ((small, [0, 3]), (large, [2, 1])):
+        alone = Foregrounds(**{**part.__dict__, "rows": torch.arange(2)})
+        want, labels = make_batch([alone], behind[rows], 32, STILL, generator())
+        torch.testing.assert_close(x[rows], want)
+        for name in ("joints_25d", "valid", "valid_z", "present"):
+            assert torch.equal(target[name][rows], labels[name]), name
+
+
+def test_joints_without_depth_and_hands_without_labels() -> None:
+    part = foregrounds(3, 32)
+    part.valid_z[0, 0, 4:] = False
+    part.valid[1:, 1] = False
+    part.known[1, 1] = False
+    _, target = make_batch([part], backgrounds(3, 32), 32, STILL, generator())
+    assert target["valid_z"][0].sum(-1).tolist() == [4, 21]
+    # A hand that is there without labels is neither absent nor lent another one's joints.
+    assert target["present_known"].tolist() == [[True, True], [True, False], [True, True]]
+    assert target["valid"][:, 1].any(-1).tolist() == [True, False, True]
+
+
 def test_uncovered_pixels_show_the_background() -> None:
     front = torch.zeros(1, 4, 16, 16)
     front[:, :3] = 0.2
     front[:, 3, :8] = 1
     back = torch.full((1, 3, 16, 16), 0.9)
     crops = random_crops(1, 16, STILL, generator())
-    x = compose(front, back, crops, crops, 16, torch.ones(1, 3))
+    x = lay_over(front, back, crops, crops, 16, torch.ones(1, 3))
     torch.testing.assert_close(x[:, :, :7], torch.full((1, 3, 7, 16), 0.2))
     torch.testing.assert_close(x[:, :, 9:], torch.full((1, 3, 7, 16), 0.9))
 
@@ -198,12 +243,11 @@ def test_box_sides_ignore_invalid_joints() -> None:
 
 
 def test_target_marks_hands_that_left_the_picture() -> None:
-    front = torch.zeros(1, 32, 32, 4, dtype=torch.uint8)
     joints = torch.full((1, 2, 21, 3), 10.0)
     joints[0, 1, :, 0] = 90.0
-    valid = torch.ones(1, 2, 21, dtype=torch.bool)
-    back = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
-    _, target = make_batch(front, back, joints, valid, torch.tensor([False]), 32, STILL, generator())
+    _, target = make_batch(
+        [foregrounds(1, 32, joints_25d=joints)], backgrounds(1, 32), 32, STILL, generator()
+    )
     assert target["present"].tolist() == [[True, False]]
     assert bool(target["valid"][0].all())
     torch.testing.assert_close(target["joints_25d"][0, 1], target["joints_25d"][0, 0])
@@ -213,8 +257,9 @@ def test_an_absent_hand_borrows_the_joints_of_the_other() -> None:
     joints = torch.rand(4, 2, 21, 3, generator=generator())
     present = torch.tensor([[True, False], [False, True], [True, True], [False, False]])
     valid = present[..., None].expand(-1, -1, 21)
-    lent, known = lend_to_absent(joints, valid, present)
+    target = pose_target(joints, valid, present)
+    lent = target["joints_25d"]
     assert torch.equal(lent[0, 1], joints[0, 0])
     assert torch.equal(lent[1, 0], joints[1, 1])
-    assert torch.equal(lent[2:], joints[2:])
-    assert known.all(-1).all(-1).tolist() == [True, True, True, False]
+    assert torch.equal(lent[2], joints[2])
+    assert target["valid"].all(-1).all(-1).tolist() == [True, True, True, False]

@@ -18,7 +18,7 @@ from dfmamba.train.config import DataConfig, TrainConfig
 from dfmamba.train.engine import train
 from dfmamba.train.network import Network
 from dfmamba.train.parallel import Ranks
-from dfmamba.train.synthetic_task import SyntheticTask
+from dfmamba.train.synthetic_task import PoseTask
 
 
 class Dots:
@@ -52,7 +52,7 @@ class Dots:
 
 
 def fit(config: TrainConfig, source: Dots, **options):
-    return train(config, source, SyntheticTask(config), **options)
+    return train(config, source, PoseTask(config), **options)
 
 
 def config(folder: Path, **changes) -> TrainConfig:
@@ -159,7 +159,7 @@ def test_half_a_model_is_not_taken_for_one(tmp_path: Path) -> None:
 
 def network(folder: Path, **changes) -> Network:
     run = config(folder, **changes)
-    return Network(run, SyntheticTask(run), Ranks())
+    return Network(run, PoseTask(run), Ranks())
 
 
 def gradients(network: Network, batch) -> tuple[dict[str, float], list[torch.Tensor]]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from process_group import run_processes
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -22,27 +21,6 @@ from dfmamba.train.engine import train
 from dfmamba.train.network import Network
 from dfmamba.train.parallel import Ranks
 from dfmamba.train.synthetic_task import loss_settings
-
-
-def run_processes(member, *arguments, count: int = 2) -> None:
-    """Runs `member(rank, *arguments)` in processes that form a group."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(_join, args=(count, port, member, arguments), nprocs=count)
-
-
-def _join(rank: int, count: int, port: int, member, arguments: tuple) -> None:
-    warnings.simplefilter("error")
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    torch.set_num_threads(1)
-    member(rank, *arguments)
-    torch.distributed.destroy_process_group()
 
 
 class LayerNormTask:

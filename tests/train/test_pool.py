@@ -13,10 +13,11 @@ import torch
 pytest.importorskip("warp", reason="the renderer needs the extra 'synthetic'")
 
 from dfmamba.hands.camera import Camera, to_25d
+from dfmamba.synth.shards import ShardedHands
 from dfmamba.train import pool as pool_module
 from dfmamba.train.config import DataConfig, TrainConfig
 from dfmamba.train.parallel import Ranks
-from dfmamba.train.pool import Pool, cache_folder, render, render_backgrounds
+from dfmamba.train.pool import Pool, cache_folder, open_backgrounds, render
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     data = DataConfig(pictures=12, first=6, cache=str(folder), size=48, kinds=kinds, backgrounds=3, workers=0)
     made = TrainConfig(model="test", steps=8, batch_size=4, data=data)
     render(data, 0, 12)
-    render_backgrounds(data)
+    open_backgrounds(data)
     yield made
     patch.undo()
 
@@ -73,12 +74,12 @@ def test_ranks_draw_different_pictures(config: TrainConfig) -> None:
 
 def test_labels_are_the_25d_of_the_shards(config: TrainConfig) -> None:
     pool = Pool(replace(config, steps=1), 32)
-    labels = pool.hands.labels
+    labels = ShardedHands(pool_module.cache_folder(config.data), ("hand",)).labels
     for i in range(6):
         camera = Camera(*labels["camera"][i].tolist())
         for hand in np.flatnonzero(labels["present"][i]):
             want = to_25d(labels["joints_cam_mm"][i, hand].astype(np.float64), camera)
-            np.testing.assert_allclose(pool.joints_25d[i, hand].numpy(), want, atol=2e-3)
+            np.testing.assert_allclose(pool.rendered.joints_25d[i, hand].numpy(), want, atol=2e-3)
 
 
 def test_missing_shards_are_named(config: TrainConfig, tmp_path: Path) -> None:

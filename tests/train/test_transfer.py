@@ -14,7 +14,7 @@ from dfmamba.backbones.baselines import ResNetConfig, create_baseline
 from dfmamba.models import MODELS, HandPoseModel
 from dfmamba.train.config import TrainConfig
 from dfmamba.train.network import start_model
-from dfmamba.train.synthetic_task import SyntheticTask
+from dfmamba.train.synthetic_task import PoseTask
 from dfmamba.train.transfer import load_backbone
 
 
@@ -132,7 +132,7 @@ def test_a_run_starts_with_the_backbone_and_says_so(tmp_path: Path, capsys) -> N
     first = HandPoseModel(MODELS["test"])
     first.save(tmp_path)
     config = TrainConfig(model="test", init_backbone=str(tmp_path), seed=7)
-    model = start_model(config, SyntheticTask(config))
+    model = start_model(config, PoseTask(config))
     names = list(first.backbone.state_dict())
     assert same(model.backbone.state_dict(), first.backbone.state_dict(), names)
     assert not torch.equal(

@@ -13,8 +13,16 @@ from starlette.exceptions import HTTPException
 import dfmamba
 from dfmamba.app.config import AppConfig
 from dfmamba.app.films import OVERLAY, PREDICTIONS, Films, Job, why_no_films
-from dfmamba.app.uploads import FILM_FIELDS, PICTURE_FIELDS, Options, read_picture, receive_form
-from dfmamba.app.work import Predictors, Threads
+from dfmamba.app.uploads import (
+    FILM_FIELDS,
+    PICTURE_FIELDS,
+    Options,
+    Uploads,
+    read_picture,
+    receive_body,
+    receive_form,
+)
+from dfmamba.app.work import Predictors, Sessions, Threads
 from dfmamba.draw.canvas import CONFIDENT, SIDE_COLORS, joint_color
 from dfmamba.hands.skeleton import BONES, FINGERS, JOINT_NAMES
 from dfmamba.io.images import MAX_MEGAPIXELS
@@ -30,6 +38,11 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "mirrored": {"type": "boolean", "default": False, "description": "a mirror image, as of selfie cameras"},
     "camera": {"type": "string", "description": "fx,fy,cx,cy in pixels"},
     "box": {"type": "string", "description": "x0,y0,x1,y1 in pixels: where the hands are"},
+    "session": {
+        "type": "string",
+        "maxLength": 64,
+        "description": "any name: pictures of one name are a film, whose hands are followed",
+    },
     "smooth": {"type": "boolean", "default": False, "description": "one-euro smoothing"},
 }
 
@@ -37,6 +50,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
 def make_router(config: AppConfig, predictors: Predictors, threads: Threads, films: Films) -> APIRouter:
     """The routes over these predictors, threads and films."""
     router = APIRouter(prefix="/api")
+    uploads, sessions = Uploads(config.uploads, config.upload_seconds), Sessions()
 
     @router.get("/health", summary="Whether the server answers")
     async def health() -> dict[str, Any]:
@@ -70,10 +84,11 @@ def make_router(config: AppConfig, predictors: Predictors, threads: Threads, fil
         "/predict", summary="The hands of one picture", openapi_extra=_form("picture", PICTURE_FIELDS)
     )
     async def predict(request: Request) -> Response:
-        with threads.place():
-            async with receive_form(request, "picture", PICTURE_FIELDS, config.upload_seconds) as form:
+        threads.require_place()
+        async with receive_form(request, "picture", PICTURE_FIELDS, uploads) as form:
+            with threads.place():
                 asked = time.perf_counter()
-                prediction, read, began = await threads.run(_predict, predictors, *form)
+                prediction, read, began = await threads.run(_predict, predictors, sessions, *form)
         timing = {"wait": began - asked, "read": read, "predict": prediction.seconds or 0.0}
         header = ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in timing.items())
         return Response(
@@ -86,10 +101,10 @@ def make_router(config: AppConfig, predictors: Predictors, threads: Threads, fil
             raise HTTPException(
                 400, f"format {format!r} is not offered here; expected {', '.join(_CONVERTERS)}"
             )
-        if int(request.headers.get("content-length", _LARGEST_JSON + 1)) > _LARGEST_JSON:
-            raise HTTPException(413, "a prediction has at most 2 MB, and its length in the header")
+        threads.require_place()
+        body = await receive_body(request, uploads, _LARGEST_JSON)
         with threads.place():
-            content = await threads.run(_CONVERTERS[format], await request.body())
+            content = await threads.run(_CONVERTERS[format], body)
         return Response(content, media_type=_MEDIA[format])
 
     @router.post(
@@ -100,8 +115,8 @@ def make_router(config: AppConfig, predictors: Predictors, threads: Threads, fil
         if reason is not None:
             raise HTTPException(503, reason)
         films.require_room()
-        with threads.place():
-            async with receive_form(request, "film", FILM_FIELDS, config.upload_seconds) as (file, options):
+        async with receive_form(request, "film", FILM_FIELDS, uploads) as (file, options):
+            with threads.place():
                 job = await threads.run(films.submit, file, predictors, options)
         return job.to_dict()
 
@@ -131,12 +146,16 @@ def make_router(config: AppConfig, predictors: Predictors, threads: Threads, fil
     return router
 
 
-def _predict(predictors: Predictors, file: BinaryIO, options: Options) -> tuple[Prediction, float, float]:
+def _predict(
+    predictors: Predictors, sessions: Sessions, file: BinaryIO, options: Options
+) -> tuple[Prediction, float, float]:
     """The prediction, the seconds that reading took, and when work began."""
     began = time.perf_counter()
     predictor = predictors.get(options.model, options.detector)
     picture: np.ndarray = read_picture(file)
     read = time.perf_counter() - began
+    if options.session is not None:
+        return sessions.step(predictor, picture, options), read, began
     prediction = predictor.predict(
         picture,
         box=options.box,

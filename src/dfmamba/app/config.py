@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,11 @@ class AppConfig:
         detector: as `dfmamba predict --detector`; "none" looks at the whole picture.
         device: "auto", "cpu", "cuda" or "cuda:N".
         max_upload_mb: largest body of a request, in units of 10^6 bytes.
+        public_url: address at which a proxy shows the page, such as https://hands.example.org/demo; empty
+            where there is no proxy.
         threads: pictures that are predicted at the same time.
-        places: requests with a picture that are being received, wait or are worked on; more are refused.
+        places: requests that wait or are worked on; more are refused.
+        uploads: bodies that are being received; a further one ends that which has stalled for longest.
         upload_seconds: time in which a body must have come.
         films: films that wait or are worked on; more are refused.
         film_frames: longest film.
@@ -34,8 +38,10 @@ class AppConfig:
     detector: str = "built-in"
     device: str = "auto"
     max_upload_mb: float = 50.0
+    public_url: str = ""
     threads: int = 2
     places: int = 64
+    uploads: int = 64
     upload_seconds: float = 120.0
     films: int = 3
     film_frames: int = 20_000
@@ -51,7 +57,9 @@ class AppConfig:
             )
         if not self.host:
             raise ValueError("--host: expected an address or a name, got nothing")
-        for name in ("threads", "places", "films", "film_frames", "results"):
+        if self.public_url:
+            _check_address(self.public_url)
+        for name in ("threads", "places", "uploads", "films", "film_frames", "results"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
@@ -59,3 +67,23 @@ class AppConfig:
     def max_upload_bytes(self) -> int:
         """The limit of a body in bytes."""
         return round(self.max_upload_mb * 1_000_000)
+
+    @property
+    def public_host(self) -> str:
+        """Name and port by which a proxy is known; empty without one."""
+        return urlsplit(self.public_url).netloc.lower()
+
+    @property
+    def public_path(self) -> str:
+        """Where on the proxy's host the page is, without the last slash; empty at the top."""
+        return urlsplit(self.public_url).path.rstrip("/")
+
+
+def _check_address(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or parts.query or parts.fragment or "@" in parts.netloc or not url.isascii():
+        raise ValueError(f"--public_url: expected such as https://hands.example.org/demo, got {url!r}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from dfmamba.app.uploads import Options, save_upload
 from dfmamba.app.work import Predictors
 from dfmamba.detect.build import NONE
 from dfmamba.extras import need
+from dfmamba.io.files import temporary_folder
 from dfmamba.predict.predictor import Predictor
 
 OVERLAY, PREDICTIONS = "overlay.mp4", "predictions.jsonl"
@@ -41,6 +41,7 @@ class Job:
     Attributes:
         id: cannot be guessed.
         folder: its files.
+        root: path of the server on the host that shows it.
         state: "waiting", "running", "done", "failed" or "cancelled".
         frames_done: frames that have been predicted.
         frames_total: what the file announces; None where it doesn't.
@@ -54,6 +55,7 @@ class Job:
 
     id: str
     folder: Path
+    root: str = ""
     state: str = "waiting"
     frames_done: int = 0
     frames_total: int | None = None
@@ -81,7 +83,7 @@ class Job:
             "tracks": self.tracks,
             "seconds": None if seconds is None else round(seconds, 2),
             "error": self.error,
-            "files": {kind: f"/api/film/{self.id}/{name}" for kind, name in files.items()},
+            "files": {kind: f"{self.root}/api/film/{self.id}/{name}" for kind, name in files.items()},
         }
 
 
@@ -96,7 +98,7 @@ class Films:
     def __init__(self, config: AppConfig, work: Callable[..., None] | None = None) -> None:
         self.config = config
         self.work = predict_film if work is None else work
-        self.folder = Path(tempfile.mkdtemp(prefix="dfmamba-films-"))
+        self.folder = temporary_folder("dfmamba-films-")
         self.jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="dfmamba-film")
@@ -125,7 +127,7 @@ class Films:
         with self._lock:
             self.require_room()
             name = secrets.token_urlsafe(16)
-            job = self.jobs[name] = Job(name, self.folder / name)
+            job = self.jobs[name] = Job(name, self.folder / name, self.config.public_path)
         try:
             job.folder.mkdir()
             save_upload(file, job.folder / "film")

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dfmamba.app.config import AppConfig
 from dfmamba.text import one_line
 
 LONGEST_REASON = 300
@@ -34,6 +35,8 @@ _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "Permissions-Policy": "camera=(self)",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
@@ -51,12 +54,13 @@ class Guard:
 
     Args:
         app: what it protects.
-        host: the address that the server listens on.
-        limit: bytes of a body.
+        config: the address that the server listens on, that of a proxy before it, and bytes of a body.
     """
 
-    def __init__(self, app: ASGIApp, host: str, limit: int) -> None:
-        self.app, self.limit = app, limit
+    def __init__(self, app: ASGIApp, config: AppConfig) -> None:
+        self.app, self.limit = app, config.max_upload_bytes
+        self.public_host, self.public_path = config.public_host, config.public_path
+        host = config.host
         self.names = {"localhost", host.strip("[]").lower()}
         self.open = not _is_loopback(host)
         if self.open:
@@ -67,6 +71,8 @@ class Guard:
 
         Listening on more than the loopback, any number address is ours: rebinding takes a name.
         """
+        if self.public_host and authority.lower() == self.public_host:
+            return True
         try:
             name = urlsplit(f"//{authority}").hostname or ""
         except ValueError:
@@ -78,6 +84,21 @@ class Guard:
         except ValueError:
             return False
         return self.open or address.is_loopback
+
+    def is_own(self, origin: str, host: str) -> bool:
+        """Whether a page of that `Origin` is this server's, seen directly or through the proxy."""
+        try:
+            authority = urlsplit(origin).netloc.lower()
+        except ValueError:
+            return False
+        return bool(authority) and authority in (host.lower(), self.public_host)
+
+    def _inside(self, scope: Scope) -> Scope:
+        """The request without the proxy's folder, which some proxies take off and others leave on."""
+        prefix = self.public_path
+        if not prefix or not scope["path"].startswith(f"{prefix}/"):
+            return scope
+        return {**scope, "path": scope["path"][len(prefix) :]}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -95,17 +116,19 @@ class Guard:
             await send(message)
 
         headers = Headers(scope=scope)
-        origin = headers.get("origin")
-        if not self.allows(headers.get("host", "")):
-            await _answer(
-                send_guarded, 403, "this server is not known by that name; use the address it printed"
-            )
+        origin, host = headers.get("origin"), headers.get("host", "")
+        if not self.allows(host):
+            reason = "this server is not known by that name; use the address it printed (behind a proxy: "
+            await _answer(send_guarded, 403, f"{reason}start it with --public_url)")
             return
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        if origin is not None and not self.is_own(origin, host):
             await _answer(send_guarded, 403, "requests from pages of other sites are refused")
             return
+        if self.public_path and scope["path"] == self.public_path:
+            await _answer(send_guarded, 307, "the page's address ends with a slash", f"{self.public_path}/")
+            return
         try:
-            await self.app(scope, self._counted(headers, receive), send_guarded)
+            await self.app(self._inside(scope), self._counted(headers, receive), send_guarded)
         except ClientDisconnect:
             pass
         except Exception as error:
@@ -123,13 +146,13 @@ class Guard:
             nonlocal count
             if too_long:
                 if "expect" not in headers:
-                    await _drain(receive)
+                    await drain(receive)
                 raise self._too_large()
             message = await receive()
             count += len(message.get("body", b""))
             if count > self.limit:
                 if message.get("more_body"):
-                    await _drain(receive)
+                    await drain(receive)
                 raise self._too_large()
             return message
 
@@ -139,7 +162,7 @@ class Guard:
         return HTTPException(413, f"the upload is larger than the limit of {self.limit / 1e6:g} MB")
 
 
-async def _drain(receive: Receive) -> None:
+async def drain(receive: Receive) -> None:
     """Throws away what is still coming, up to a limit: a client that writes does not read the refusal."""
     left = _DRAIN_BYTES
     try:
@@ -153,9 +176,11 @@ async def _drain(receive: Receive) -> None:
         return
 
 
-async def _answer(send: Send, status: int, reason: str) -> None:
+async def _answer(send: Send, status: int, reason: str, location: str | None = None) -> None:
     body = json.dumps({"error": reason}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if location is not None:
+        headers.append((b"location", location.encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

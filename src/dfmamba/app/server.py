@@ -9,6 +9,7 @@ import mimetypes
 import socket
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 import dfmamba
 from dfmamba.app.api import make_router
@@ -34,6 +36,7 @@ _STATUS: dict[type[Exception], int] = {
     HTTPException: 0,
     RequestValidationError: 400,
     ValueError: 400,
+    OverflowError: 400,
     Busy: 503,
     TooMany: 429,
     OSError: 500,
@@ -41,18 +44,24 @@ _STATUS: dict[type[Exception], int] = {
 """What is answered to an exception; 0: its own status."""
 
 
-def make_app(config: AppConfig, detector: Detector | None = None, films: Films | None = None) -> FastAPI:
+def make_app(
+    config: AppConfig,
+    detector: Detector | None = None,
+    films: Films | None = None,
+    predictors: Predictors | None = None,
+) -> FastAPI:
     """The page and its API as an ASGI application.
 
     Args:
         config: settings.
         detector: takes the place of the configuration's, for tests.
         films: likewise.
+        predictors: those of the configuration, if they are there already.
 
     Raises:
         ValueError, OSError: model, detector or device can't be used.
     """
-    predictors = Predictors(config, detector)
+    predictors = predictors or Predictors(config, detector)
     threads = Threads(config.threads, config.places)
     jobs = Films(config) if films is None else films
 
@@ -72,6 +81,7 @@ def make_app(config: AppConfig, detector: Detector | None = None, films: Films |
         description='3D hand pose from pictures and films. Errors are JSON: {"error": one line}.',
         docs_url=None,  # FastAPI's pages load their scripts from elsewhere
         redoc_url=None,
+        servers=[{"url": config.public_url}] if config.public_url else None,
         lifespan=lifespan,
     )
     app.include_router(make_router(config, predictors, threads, jobs))
@@ -81,8 +91,31 @@ def make_app(config: AppConfig, detector: Detector | None = None, films: Films |
     app.mount("/", StaticFiles(directory=STATIC, html=True))
     for fault, status in _STATUS.items():
         app.add_exception_handler(fault, _handler(status))
-    app.add_middleware(Guard, host=config.host, limit=config.max_upload_bytes)
+    app.add_middleware(Guard, config=config)
     return app
+
+
+class ImpatientProtocol(H11Protocol):
+    """Closes connections over which no whole head of a request comes in time; uvicorn would wait for ever."""
+
+    head_seconds = 30.0
+    _seen: object = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch = self.loop.call_later(self.head_seconds, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._watch.cancel()
+        super().connection_lost(exc)
+
+    def _look(self) -> None:
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and self.cycle is self._seen:
+            self.transport.close()
+            return
+        self._seen = self.cycle if idle else self
+        self._watch = self.loop.call_later(self.head_seconds, self._look)
 
 
 def serve(config: AppConfig) -> None:
@@ -94,12 +127,24 @@ def serve(config: AppConfig) -> None:
     """
     listener = _listen(config.host, config.port)
     with listener:
-        app = make_app(config)
+        predictors = Predictors(config)
+        # The first request is to find all that is made at first use.
+        with ThreadPoolExecutor(config.threads) as pool:
+            list(pool.map(predictors.get().predict, sorted((STATIC / "examples").glob("*.jpg"))))
+        app = make_app(config, predictors=predictors)
         port = listener.getsockname()[1]
-        print(f"dfmamba app: {address(config.host, port)} (Ctrl-C stops it)", flush=True)
-        settings = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
+        shown = address(config.host, port)
+        public = f", shown at {config.public_url}" if config.public_url else ""
+        print(f"dfmamba app: {shown}{public} (Ctrl-C stops it)", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(settings).run(sockets=[listener])
+            uvicorn.Server(server_settings(app)).run(sockets=[listener])
+
+
+def server_settings(app: FastAPI) -> uvicorn.Config:
+    """How uvicorn runs the application."""
+    return uvicorn.Config(
+        app, http=ImpatientProtocol, log_level="warning", access_log=False, timeout_graceful_shutdown=3
+    )
 
 
 def address(host: str, port: int) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from dfmamba.app.guard import drain
 from dfmamba.hands.affine import parse_box
 from dfmamba.hands.camera import Camera
 from dfmamba.io.images import PictureTooLargeError, UnsupportedPictureError, decode_image
@@ -37,6 +38,7 @@ class Options:
         camera: its intrinsics.
         box: where its hands are.
         smooth: of films only: one-euro smoothing.
+        session: a name of the client's own choice, for the pictures of one camera, whose hands are followed.
     """
 
     model: str | None = None
@@ -46,9 +48,10 @@ class Options:
     camera: Camera | None = None
     box: tuple[float, float, float, float] | None = None
     smooth: bool = False
+    session: str | None = None
 
 
-PICTURE_FIELDS = ("model", "detector", "threshold", "mirrored", "camera", "box")
+PICTURE_FIELDS = ("model", "detector", "threshold", "mirrored", "camera", "box", "session")
 FILM_FIELDS = ("model", "detector", "threshold", "mirrored", "camera", "smooth")
 
 
@@ -82,9 +85,81 @@ def parse_options(fields: Mapping[str, str], known: tuple[str, ...]) -> Options:
     return Options(**values)
 
 
-@asynccontextmanager
+@dataclass(eq=False)
+class _Upload:
+    """A body that is coming: when it must be there, when it last grew, and the wait for more of it."""
+
+    end: float
+    grown: float
+    wait: asyncio.Timeout | None = None
+
+
+class Uploads:
+    """The bodies that are being received: a few at a time, and each within some time.
+
+    Args:
+        most: of them. A further one takes the place of that which has stalled for longest.
+        seconds: in which a body must have come.
+    """
+
+    def __init__(self, most: int, seconds: float) -> None:
+        self.most, self.seconds = most, seconds
+        self._uploads: set[_Upload] = set()
+
+    async def chunks(self, request: Request) -> AsyncGenerator[bytes, None]:
+        """The body of a request.
+
+        Raises:
+            HTTPException: 408 where it took too long or stalled while others waited; 413: too large.
+            ClientDisconnect: it will not come.
+        """
+        now = asyncio.get_running_loop().time
+        while len(self._uploads) >= self.most:
+            self._give_up(min(self._uploads, key=lambda one: one.grown), now())
+        upload = _Upload(now() + self.seconds, now())
+        self._uploads.add(upload)
+        try:
+            async with contextlib.aclosing(request.stream()) as body:
+                while True:
+                    async with asyncio.timeout_at(upload.end) as upload.wait:
+                        chunk = await anext(body, None)
+                    upload.wait, upload.grown = None, now()
+                    if chunk is None:
+                        return
+                    yield chunk
+        except TimeoutError:
+            taken = upload in self._uploads
+            reason = f"took longer than {self.seconds:g} s" if taken else "stalled while others waited"
+            raise HTTPException(408, f"the upload {reason}") from None
+        finally:
+            self._uploads.discard(upload)
+
+    def _give_up(self, upload: _Upload, now: float) -> None:
+        self._uploads.discard(upload)
+        upload.end = now
+        if upload.wait is not None:
+            upload.wait.reschedule(now)
+
+
+async def receive_body(request: Request, uploads: Uploads, limit: int) -> bytes:
+    """A body of at most `limit` bytes, whatever its header announces.
+
+    Raises:
+        HTTPException: 413 if it is longer; 408 for a slow one.
+    """
+    content = bytearray()
+    async with contextlib.aclosing(uploads.chunks(request)) as chunks:
+        async for chunk in chunks:
+            content += chunk
+            if len(content) > limit:
+                await drain(request.receive)
+                raise HTTPException(413, f"larger than the limit of {limit / 1e6:g} MB")
+    return bytes(content)
+
+
+@contextlib.asynccontextmanager
 async def receive_form(
-    request: Request, file: str, known: tuple[str, ...], seconds: float
+    request: Request, file: str, known: tuple[str, ...], uploads: Uploads
 ) -> AsyncIterator[tuple[BinaryIO, Options]]:
     """The file and the options of a multipart form; the file is gone afterwards.
 
@@ -92,7 +167,7 @@ async def receive_form(
         request: its body has not been read.
         file: name of the field with the file.
         known: names of the other fields.
-        seconds: in which the body must have come.
+        uploads: receives it.
 
     Raises:
         HTTPException: 415 for another type of content, 408 for a slow body, 400 for a form that is damaged or
@@ -106,7 +181,7 @@ async def receive_form(
     try:
         form = await MultiPartParser(
             request.headers,
-            _chunks(request, seconds, faults),
+            _chunks(uploads.chunks(request), faults),
             max_files=1,
             max_fields=_MOST_FIELDS,
             max_part_size=_FIELD_BYTES,
@@ -123,19 +198,13 @@ async def receive_form(
         await form.close()
 
 
-async def _chunks(request: Request, seconds: float, faults: list[Exception]) -> AsyncGenerator[bytes, None]:
+async def _chunks(body: AsyncGenerator[bytes, None], faults: list[Exception]) -> AsyncGenerator[bytes, None]:
     """The body. The parser closes its files after its own exception only; the real one goes to `faults`."""
-    body = request.stream()
-    end = asyncio.get_running_loop().time() + seconds
     try:
-        while True:
-            async with asyncio.timeout_at(end):
-                chunk = await anext(body, None)
-            if chunk is None:
-                return
-            yield chunk
-    except TimeoutError:
-        faults.append(HTTPException(408, f"the upload took longer than {seconds:g} s"))
+        async with contextlib.aclosing(body):
+            async for chunk in body:
+                yield chunk
+        return
     except (HTTPException, ClientDisconnect) as error:
         faults.append(error)
     raise MultiPartException("")

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from dfmamba.app.config import AppConfig
+from dfmamba.app.uploads import Options
 from dfmamba.detect.build import NONE, make_detector
 from dfmamba.detect.given import GivenBoxes
 from dfmamba.hands.detection import Detector
 from dfmamba.machine import choose_device
 from dfmamba.models import list_models, load
 from dfmamba.predict.predictor import Predictor
+from dfmamba.predict.result import Prediction
+from dfmamba.predict.track import Frame, TrackConfig, Tracker
 
 T = TypeVar("T")
+LONGEST_SESSION = 64
+"""Characters of a session's name."""
 
 
 class Busy(Exception):
@@ -37,6 +47,13 @@ class Threads:
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="dfmamba-picture")
         self.places, self.inside = places, 0
 
+    def require_place(self) -> None:
+        """Raises:
+        Busy: all places are taken.
+        """
+        if self.inside >= self.places:
+            raise Busy(f"{self.places} requests are being worked on; try again in a moment")
+
     @contextmanager
     def place(self) -> Iterator[None]:
         """Holds a place; used in the event loop only.
@@ -44,8 +61,7 @@ class Threads:
         Raises:
             Busy: there is none.
         """
-        if self.inside >= self.places:
-            raise Busy(f"{self.places} requests are being worked on; try again in a moment")
+        self.require_place()
         self.inside += 1
         try:
             yield
@@ -126,10 +142,7 @@ class Predictors:
 
     def _make(self, model: str, finds: bool) -> Predictor:
         other = self._made.get((model, not finds))
-        if other is not None:
-            network = other.model
-        else:
-            network = load(self.sources[model])
+        network = other.model if other is not None else load(self.sources[model])
         return Predictor(network, self.device, detector=self._detector if finds else None)
 
 
@@ -141,3 +154,60 @@ def _make_detector(name: str, device: str) -> Detector | None:
     if isinstance(detector, GivenBoxes):
         raise ValueError(f"--detector {name}: boxes go by the names of files, which the page doesn't have")
     return detector
+
+
+@dataclass
+class _Session:
+    """A camera's tracker, for as long as its pictures and options stay alike."""
+
+    like: tuple[Any, ...]
+    tracker: Tracker
+    frames: int = 0
+    used: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Sessions:
+    """The hands of cameras whose pictures come one by one: followed as those of a film are.
+
+    Args:
+        most: cameras; one more ends that whose last picture is the oldest.
+        keep_seconds: after which a camera is forgotten.
+        clock: seconds; for tests.
+    """
+
+    def __init__(
+        self, most: int = 16, keep_seconds: float = 10.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.most, self.keep_seconds, self.clock = most, keep_seconds, clock
+        self._sessions: dict[str, _Session] = {}
+        self._lock = threading.Lock()
+
+    def step(self, predictor: Predictor, picture: np.ndarray, options: Options) -> Prediction:
+        """The hands of a session's next picture.
+
+        Raises:
+            ValueError: an option can't be used, or the session's name is too long.
+        """
+        name, started = options.session or "", self.clock()
+        if len(name) > LONGEST_SESSION:
+            raise ValueError(f"session: expected a name of at most {LONGEST_SESSION} characters")
+        config = TrackConfig(
+            box=options.box, camera=options.camera, mirrored=options.mirrored, threshold=options.threshold
+        )
+        like = (id(predictor), config, picture.shape)
+        with self._lock:
+            for other in [n for n, one in self._sessions.items() if started - one.used > self.keep_seconds]:
+                del self._sessions[other]
+            if name not in self._sessions and len(self._sessions) >= self.most:
+                del self._sessions[min(self._sessions, key=lambda other: self._sessions[other].used)]
+            session = self._sessions.get(name)
+            if session is None or session.like != like:
+                tracker = Tracker(predictor, config, lambda stage: nullcontext())
+                session = self._sessions[name] = _Session(like, tracker)
+            session.used = started
+        with session.lock:
+            frame = Frame(session.frames, started, picture)
+            session.frames += 1
+            prediction = session.tracker.step(frame)
+        return dataclasses.replace(prediction, seconds=self.clock() - started)

@@ -13,7 +13,7 @@ from typing import Any
 from dfmamba.bulk.inputs import Item, digest
 from dfmamba.extras import need
 from dfmamba.hands.camera import Camera
-from dfmamba.io.files import write_atomic
+from dfmamba.io.files import remove_leftovers, write_atomic
 
 SCHEMA = "dfmamba.bulk/1"
 MANIFEST = "_bulk.json"
@@ -159,6 +159,7 @@ def open_folder(config: BulkConfig, items: Sequence[Item], fingerprint: str) -> 
     wanted = {"schema": SCHEMA, "model": fingerprint, **stored, "pictures": len(items), "list": digest(items)}
     wanted = json.loads(json.dumps(wanted))
     path = Path(config.out) / MANIFEST
+    remove_leftovers(config.out)
     if not path.exists():
         if any(Path(config.out).glob("part-*")):
             raise ValueError(f"{config.out}: holds parts but no {MANIFEST}; use another folder for --out")
@@ -202,9 +203,10 @@ def write_part(path: Path, rows: Sequence[dict[str, Any]]) -> None:
             [(name, types.get(kind, kind)) for name, kind in COLUMNS.items()],
             metadata={"schema": SCHEMA},
         )
+        texts = ("path", "error")
+        rows = [{**row, **{name: row[name] and utf8_name(row[name]) for name in texts}} for row in rows]
         sink = arrow.BufferOutputStream()
-        table = arrow.Table.from_pylist([{**row, "path": utf8_name(row["path"])} for row in rows], schema)
-        parquet.write_table(table, sink, compression="zstd")
+        parquet.write_table(arrow.Table.from_pylist(rows, schema), sink, compression="zstd")
         content = sink.getvalue().to_pybytes()
     write_atomic(path, content)
 

@@ -23,6 +23,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--max_upload_mb", type=float, default=50.0, help="largest upload in megabytes")
+    parser.add_argument(
+        "--public_url",
+        type=str,
+        default="",
+        metavar="URL",
+        help="where a proxy shows the page, such as https://hands.example.org/demo",
+    )
 
 
 def run(options: Namespace) -> int:
@@ -41,6 +48,6 @@ def run(options: Namespace) -> int:
         raise ValueError(str(error)) from None
     from dfmamba.app.server import serve
 
-    names = ("host", "port", "model", "detector", "device", "max_upload_mb")
+    names = ("host", "port", "model", "detector", "device", "max_upload_mb", "public_url")
     serve(AppConfig(**{name: options[name] for name in names}))
     return 0

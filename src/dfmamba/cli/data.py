@@ -5,6 +5,8 @@ docs/data.md says which data sets there are and how their folders must look.
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +56,23 @@ def add_arguments(parser: ArgumentParser) -> None:
     fixture.add_argument("--seed", type=int, default=0, help="of the synthetic hands")
     actions.add_subcommand("fixture", fixture, help="write a small synthetic copy")
 
+    label = _action(
+        "label PHOTOS --teacher NAME --out FILE: label what a teacher sees alike in several views"
+    )
+    label.add_argument("photos", type=str, help="folder of photographs, those in folders below it included")
+    label.add_argument(
+        "--teacher", type=str, required=True, help="mediapipe, or the name or folder of a model of ours"
+    )
+    label.add_argument(
+        "--out", type=str, required=True, metavar="FILE", help="labels in the own format (JSON)"
+    )
+    label.add_argument(
+        "--most", type=float, default=0.05, metavar="X", help="largest disagreement kept, in sides of the box"
+    )
+    label.add_argument("--device", type=str, default="auto", help="torch device of a model of ours")
+    label.add_argument("--sheet", type=str, metavar="OUT.png", help="write a contact sheet of labelled hands")
+    actions.add_subcommand("label", label, help="label photographs by a teacher")
+
     synth = _action("synth OUT: pictures of synthetic hands with depth and labels, as shards")
     synth.add_argument("out", type=str, help="folder; the shards go into SPLIT/ below it")
     synth.add_argument("--count", type=int, default=10_000, metavar="N", help="pictures")
@@ -86,7 +105,14 @@ def run(options: Namespace) -> int:
         OSError: something can't be read or written.
     """
     chosen = options[options.action]
-    actions = {"check": _check, "export": _export, "fixture": _fixture, "synth": _synth, "people": _people}
+    actions = {
+        "check": _check,
+        "export": _export,
+        "fixture": _fixture,
+        "label": _label,
+        "synth": _synth,
+        "people": _people,
+    }
     return actions[options.action](chosen)
 
 
@@ -268,6 +294,35 @@ def _fixture(options: Namespace) -> int:
         raise ValueError(str(error)) from error
     print(f"{options.path}: a synthetic copy in the layout of {options.dataset}")
     return 0
+
+
+def _label(options: Namespace) -> int:
+    from dfmamba.data.registry import open_dataset
+    from dfmamba.train.teacher import label_photographs, make_teacher
+
+    sheet = _sheet_path(options.sheet, "train", 1)
+    if not options.most > 0:
+        raise ValueError(f"--most: expected a share above 0, got {options.most}")
+    try:
+        teacher = make_teacher(options.teacher, options.device)
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    report = label_photographs(teacher, options.photos, options.out, options.most, _show_count)
+    print(f"{options.out}: {report.kept} hands by {teacher.name}")
+    for line in report.lines[1:]:
+        print(f"  {line}")
+    if sheet is not None:
+        dataset = open_dataset("own", options.photos, "train", labels=options.out)
+        print(_write_sheet(dataset, teacher.name, sheet))
+    used = {"name": "own", "path": options.photos, "share": 0.3, "options": {"labels": options.out}}
+    print(f"to train on them: dfmamba train --data.sets+ '{json.dumps(used)}'")
+    return 0
+
+
+def _show_count(done: int, total: int) -> None:
+    """Shows on a terminal how many photographs are done."""
+    if sys.stderr.isatty() and done % 10 == 0:
+        print(f"\r{done}/{total} photographs ", end="", file=sys.stderr, flush=True)
 
 
 def _people(options: Namespace) -> int:

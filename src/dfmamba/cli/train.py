@@ -60,13 +60,13 @@ def run(options: Namespace) -> int:
     from dfmamba.train.config import TrainConfig
     from dfmamba.train.engine import train
     from dfmamba.train.parallel import Ranks
-    from dfmamba.train.pool import Pool, cache_folder, render, render_backgrounds
-    from dfmamba.train.synthetic_task import SyntheticTask
+    from dfmamba.train.pool import Pool, cache_folder, render
+    from dfmamba.train.synthetic_task import PoseTask
 
     values = options.as_dict()
     chosen = run_options(values)
     config = TrainConfig.from_dict(values)
-    task: Any = SyntheticTask(config)
+    task: Any = PoseTask(config)
     if chosen.print_config:
         return print_config(config)
     ranks = Ranks.from_environment(config.device)
@@ -74,10 +74,11 @@ def run(options: Namespace) -> int:
         return _dry_run(config, task, ranks)
     data = config.data
     first = min(data.first, data.pictures)
-    if ranks.first:
+    if not data.rendered_share:
+        first = data.pictures  # nothing is drawn from rendered hands
+    elif ranks.first:
         print(f"pictures: {cache_folder(data)}", file=sys.stderr)
         render(data, 0, first)
-        render_backgrounds(data)
     renderer = multiprocessing.get_context("spawn").Process(
         target=_render_rest, args=(data, first, data.pictures - first), daemon=False
     )
@@ -119,7 +120,7 @@ def _dry_run(config: Any, task: Any, ranks: Any) -> int:
     first = min(data.first, data.pictures)
     shards = (cache_folder(data) / f"shard-{place:09d}" for place in range(0, first, SHARD))
     with tempfile.TemporaryDirectory(prefix="dfmamba-") as folder:
-        if not all(shard.is_dir() for shard in shards):
+        if data.rendered_share and not all(shard.is_dir() for shard in shards):
             few = min(REHEARSED_PICTURES, first)
             small = replace(data, pictures=few, first=few, cache=folder, backgrounds=2, workers=0)
             raster.warm_up()

@@ -91,7 +91,8 @@ class Labels:
     @cached_property
     def hands(self) -> tuple[np.ndarray, np.ndarray]:
         """Hands with labels, (M, 21, 3) mm in OpenPose order, nan where not valid, and their sides (M,)."""
-        array = np.where(self.valid[..., None], self.cam, np.nan)
+        known = self.valid & (self.cam[..., 2] > 0)
+        array = np.where(known[..., None], self.cam, np.nan)
         hands, known = convert_joints(array, self.order, "openpose", return_valid=True)
         hands[:, :, ~known] = np.nan
         here = np.argwhere(np.isfinite(hands).any(axis=-1).any(axis=-1))

@@ -21,8 +21,11 @@ from typing import Any
 import numpy as np
 
 from dfmamba.hands.camera import Camera
+from dfmamba.io.files import draft_folder
+from dfmamba.io.untrusted import parse_json, read_bytes
+from dfmamba.text import shorten
 
-VERSION = 1
+VERSION = 2
 FACTS_FILE = "index.json"
 EXAMPLES = 3
 """How many of the entries left out for one reason are named."""
@@ -47,6 +50,7 @@ class Row:
         size: width and height of the picture in pixels.
         depth: path of the depth map, likewise; "" where there is none.
         group: name of a subset, such as a sequence.
+        depth_px: (2, J) of a sample labelled in pixels only, whose `joints_cam_mm` are zeros.
         extra: further numbers of the source, (n,) with the same n for all rows of an index.
     """
 
@@ -60,6 +64,7 @@ class Row:
     joints_2d_px: np.ndarray | None = None
     visible: np.ndarray | None = None
     present: np.ndarray | None = None
+    depth_px: np.ndarray | None = None
     depth: str = ""
     group: str = ""
     extra: tuple[float, ...] = ()
@@ -81,10 +86,11 @@ class Report:
 
     def leave_out(self, name: str, reason: str) -> None:
         """Counts an entry that is not used, and why."""
+        reason = shorten(reason)
         self.left_out[reason] = self.left_out.get(reason, 0) + 1
         named = self.examples.setdefault(reason, [])
         if len(named) < EXAMPLES:
-            named.append(name)
+            named.append(shorten(name))
 
     @property
     def lines(self) -> list[str]:
@@ -159,14 +165,17 @@ class Index:
         get = self._columns
         camera = get["camera"][i]
         width, height = get["size"][i].tolist()
+        valid, cam = get["valid"][i], get["joints_cam_mm"][i]
+        pixels_only = valid.any() and not cam[valid].any()
         return Row(
             id=self.text("id", i),
             picture=self.text("picture", i),
             depth=self.text("depth", i),
             group=self.text("group", i),
-            joints_cam_mm=get["joints_cam_mm"][i],
+            joints_cam_mm=cam,
+            depth_px=get["depth_px"][i] if pixels_only else None,
             joints_2d_px=get["joints_2d_px"][i],
-            valid=get["valid"][i],
+            valid=valid,
             visible=get["visible"][i],
             present=get["present"][i],
             box_xyxy=get["box_xyxy"][i],
@@ -184,6 +193,7 @@ _TEXTS = ("id", "picture", "depth", "group")
 _NUMBERS: dict[str, type] = {
     "joints_cam_mm": np.float32,
     "joints_2d_px": np.float32,
+    "depth_px": np.float32,
     "valid": np.bool_,
     "visible": np.bool_,
     "present": np.bool_,
@@ -211,10 +221,7 @@ def write_index(
         OSError: the folder can't be written.
         ValueError: rows differ in shape.
     """
-    draft = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
+    with draft_folder(folder) as draft:
         report.kept = _write_columns(draft, rows, joints)
         facts = {
             "version": VERSION,
@@ -235,15 +242,13 @@ def write_index(
                 raise
             return found
         return Index(folder, facts)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _write_columns(folder: Path, rows: Iterable[Row], joints: int) -> int:
     """Writes the .npy files of an index, `CHUNK` rows at a time; returns the number of rows."""
     empty = {"joints_cam_mm": (2, joints, 3), "joints_2d_px": (2, joints, 2), "box_xyxy": (4,)} | {
-        "valid": (2, joints), "visible": (2, joints), "present": (2,), "camera": (4,), "size": (2,),
-        "extra": (0,),
+        "depth_px": (2, joints), "valid": (2, joints), "visible": (2, joints), "present": (2,),
+        "camera": (4,), "size": (2,), "extra": (0,),
     }  # fmt: skip
     count = 0
     with contextlib.ExitStack() as stack:
@@ -272,6 +277,8 @@ def _write_columns(folder: Path, rows: Iterable[Row], joints: int) -> int:
 
 def _value(row: Row, name: str) -> Any:
     camera = row.camera
+    if name == "depth_px" and row.depth_px is None:
+        return np.full(np.shape(row.valid), math.nan)
     if name != "camera":
         return getattr(row, name)
     return [math.nan] * 4 if camera is None else [camera.fx, camera.fy, camera.cx, camera.cy]
@@ -320,7 +327,7 @@ class _ColumnFile:
 def open_index(folder: Path, key: Mapping[str, Any]) -> Index | None:
     """The index of a folder, or None where there is none for this key, or a damaged one."""
     try:
-        facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+        facts = parse_json(read_bytes(folder / FACTS_FILE), FACTS_FILE)
         wanted = json.loads(json.dumps(dict(key), default=str))
         if facts.get("version") != VERSION or facts.get("key") != wanted:
             return None

@@ -152,6 +152,7 @@ class IndexedDataset(ABC):
             depth_mm=self.open_depth(row) if pictures and row.depth else None,
             joints_2d_px=row.joints_2d_px,
             joints_cam_mm=row.joints_cam_mm,
+            depth_px=row.depth_px,
             valid=row.valid,
             visible=row.visible,
             present=row.present,
@@ -162,7 +163,8 @@ class IndexedDataset(ABC):
             order=self.ORDER,
         )
 
-    def _key(self) -> Mapping[str, Any]:
+    def key(self) -> Mapping[str, Any]:
+        """What the labels depend on; what is made of them is made anew when it changes."""
         return {
             "reader": [self.NAME, self.REVISION],
             "split": self.split,
@@ -172,7 +174,7 @@ class IndexedDataset(ABC):
 
     def _open(self) -> Index:
         folder = index_folder(self.NAME, self.split, self.root, self.options)
-        key = self._key()
+        key = self.key()
         found = open_index(folder, key)
         if found is not None:
             return found
@@ -212,6 +214,7 @@ def complete_row(row: Row, joints: int) -> tuple[Row | None, str]:
         valid = np.asarray(row.valid, bool)
         visible = None if row.visible is None else np.asarray(row.visible, bool)
         pixels = None if row.joints_2d_px is None else np.asarray(row.joints_2d_px, np.float64)
+        depth = None if row.depth_px is None else np.asarray(row.depth_px, np.float64)
     except (TypeError, ValueError, OverflowError):
         return None, "labels are not arrays of numbers"
     if cam.shape != shape or valid.shape != shape[:2]:
@@ -222,13 +225,18 @@ def complete_row(row: Row, joints: int) -> tuple[Row | None, str]:
         return None, "the picture has no plausible size"
     if not valid.any():
         return None, "no valid joint"
-    if not (np.abs(cam[valid]) < LARGEST).all():
-        return None, "a joint is not finite or absurdly far"
-    if (cam[valid][:, 2] <= 0).any():
-        return None, "a joint lies behind the camera"
-    cam = np.where(valid[..., None], cam, 0.0)
+    if depth is None:
+        if not (np.abs(cam[valid]) < LARGEST).all():
+            return None, "a joint is not finite or absurdly far"
+        if (cam[valid][:, 2] <= 0).any():
+            return None, "a joint lies behind the camera"
+    elif depth.shape != shape[:2]:
+        return None, f"wrong number of joints in the depths: expected {shape[:2]}"
+    elif (np.abs(depth[valid]) >= LARGEST).any():
+        return None, "a depth is absurdly large"
+    cam = np.where(valid[..., None], cam, 0.0) if depth is None else np.zeros(shape)
     projected = None
-    if row.camera is not None:
+    if row.camera is not None and depth is None:
         with np.errstate(over="ignore", invalid="ignore"):
             projected = row.camera.project(cam)
     if pixels is None:
@@ -267,6 +275,7 @@ def complete_row(row: Row, joints: int) -> tuple[Row | None, str]:
     return replace(
         row,
         joints_cam_mm=cam,
+        depth_px=None if depth is None else np.where(valid & np.isfinite(depth), depth, np.nan),
         joints_2d_px=pixels,
         valid=valid,
         visible=(inside if visible is None else visible) & valid,

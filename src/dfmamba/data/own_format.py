@@ -24,6 +24,7 @@ from dfmamba.data.index import Report
 from dfmamba.data.indexed import IndexedDataset
 from dfmamba.data.sample import HandSample
 from dfmamba.hands.skeleton import HAND_NAMES, JOINT_NAMES, convert_joints
+from dfmamba.io.files import open_atomic, open_atomic_bytes
 
 FORMAT = "dfmamba-own"
 VERSION = 1
@@ -95,28 +96,22 @@ def write_samples(
         raise ValueError(f"split is {split!r}; the own format has {', '.join(SPLITS)}")
     root = Path(folder)
     target = root / f"{split}.json"
-    if target.exists():
+    if os.path.lexists(target):
         raise FileExistsError(f"{target}: exists; choose another folder or remove it first")
-    root.mkdir(parents=True, exist_ok=True)
     report = Report() if report is None else report
-    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with draft.open("x", encoding="utf-8") as file:
-            file.write(json.dumps(header())[:-1] + ', "samples": [')
-            for i, source in enumerate(sources):
-                stem = f"{split}/{i // _FOLDER_SIZE:04d}/{i:08d}"
-                entry = entry_of(source.sample)
-                for key, (suffix, content) in _pictures(source).items():
-                    entry[key] = stem + suffix
-                    path = root / entry[key]
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(content)
-                file.write(("," if report.kept else "") + "\n" + json.dumps(entry))
-                report.kept += 1
-            file.write("\n]}\n")
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
+    with open_atomic(target) as file:
+        file.write(json.dumps(header())[:-1] + ', "samples": [')
+        for i, source in enumerate(sources):
+            stem = f"{split}/{i // _FOLDER_SIZE:04d}/{i:08d}"
+            entry = entry_of(source.sample)
+            for key, (suffix, content) in _pictures(source).items():
+                entry[key] = stem + suffix
+                path = root / entry[key]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            file.write(("," if report.kept else "") + "\n" + json.dumps(entry))
+            report.kept += 1
+        file.write("\n]}\n")
     return report
 
 
@@ -168,10 +163,9 @@ def write_tar(path: Path, sources: Iterable[Source], first: int) -> int:
         OSError: the file can't be written; the message names it.
     """
     count = 0
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with (
-            draft.open("xb") as file,
+            open_atomic_bytes(path) as file,
             tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
         ):
             for source in sources:
@@ -181,16 +175,10 @@ def write_tar(path: Path, sources: Iterable[Source], first: int) -> int:
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
                 count += 1
-            tar.close()
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
     except OSError as error:
         if error.filename is not None:
             raise
         raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        draft.unlink(missing_ok=True)
     return count
 
 
@@ -214,6 +202,10 @@ def entry_of(sample: HandSample) -> dict[str, Any]:
     )
     valid, visible = valid & known, visible & known
     joints, pixels = (np.where(valid[..., None], array, np.float32(0)) for array in (joints, pixels))
+    depth = None
+    if sample.depth_px is not None:
+        known_z = convert_joints(sample.depth_px, sample.order, "openpose", axis=-1, return_valid=True)[0]
+        depth = [[float(str(d)) if np.isfinite(d) else None for d in hand] for hand in known_z]
     camera, size = sample.camera, sample.size
     if size is None:
         raise ValueError(f"sample {sample.id!r} has neither picture nor depth map; nothing to write")
@@ -225,7 +217,7 @@ def entry_of(sample: HandSample) -> dict[str, Any]:
         "hands": [
             {
                 "side": HAND_NAMES[hand],
-                "joints_cam": _plain(joints[hand]),
+                **({"joints_cam": _plain(joints[hand])} if depth is None else {"depth_px": depth[hand]}),
                 "joints_2d_px": _plain(pixels[hand]),
                 "valid": valid[hand].tolist(),
                 "visible": visible[hand].tolist(),

@@ -10,8 +10,8 @@ import numpy as np
 
 from dfmamba.data.kinds import KINDS
 from dfmamba.hands.affine import box_of_points
-from dfmamba.hands.camera import Camera
-from dfmamba.hands.skeleton import joint_order
+from dfmamba.hands.camera import Camera, to_25d
+from dfmamba.hands.skeleton import WRIST, joint_order
 
 RIGHT, LEFT = 0, 1
 """Index of each hand in arrays of two hands."""
@@ -40,6 +40,9 @@ class HandSample:
         depth_mm: (H, W) float32, mm along z, 0 where nothing was measured; or None.
         centre_mm: (3,) float32, mm, camera frame: where a depth framework cuts its crop around, as found by
             another method; or None.
+        depth_px: (2, J) float32, of a sample without joints in millimetres, whose `joints_cam_mm` are zeros:
+            depth relative to the hand's wrist in pixels, the third coordinate of 2.5D joints
+            (`dfmamba.hands.camera.to_25d`), nan where unknown. None where `joints_cam_mm` labels the joints.
         id: name of the sample within its data set.
         kind: one of `dfmamba.data.kinds.KINDS`.
         order: name of the joints' order in `dfmamba.hands.skeleton.JOINT_ORDERS`. Only the joints of NYU,
@@ -61,6 +64,7 @@ class HandSample:
     mask: np.ndarray | None = None
     depth_mm: np.ndarray | None = None
     centre_mm: np.ndarray | None = None
+    depth_px: np.ndarray | None = None
     id: str = ""
     kind: str = "single"
     order: str = "openpose"
@@ -83,6 +87,8 @@ class HandSample:
             ("depth_mm", None, np.float32),
         ):
             self._check_picture(name, channels, dtype)
+        if self.depth_px is not None:
+            self._check("depth_px", (2, joints), np.float32)
         if self.centre_mm is not None:
             self._check("centre_mm", (3,), np.float32)
             if not np.isfinite(self.centre_mm).all() or not self.centre_mm[2] > 0:
@@ -127,6 +133,37 @@ class HandSample:
             if array is not None:
                 return array.shape[1], array.shape[0]
         return None
+
+    @property
+    def joints_25d(self) -> tuple[np.ndarray, np.ndarray]:
+        """The joints in 2.5D, as far as they are known.
+
+        Returns:
+            (2, J, 3) float32 u, v, d in pixels, zeros where not valid or of unknown depth, and (2, J) bool,
+            the joints whose depth d is labelled.
+        """
+        if self.depth_px is not None:
+            depth = self.depth_px.astype(np.float64)
+            known = self.valid & np.isfinite(depth)
+        elif self.camera is None:
+            depth, known = np.zeros(self.valid.shape), np.zeros_like(self.valid)
+        else:
+            depth = to_25d(self.joints_cam_mm.astype(np.float64), self.camera)[..., 2]
+            known = self.valid & self.valid[:, WRIST, None]
+        joints = np.concatenate((self.joints_2d_px, np.where(known, depth, 0.0)[..., None]), axis=-1)
+        return np.where(self.valid[..., None], joints, 0.0).astype(np.float32), known
+
+    def require_mm(self, what: str) -> None:
+        """Refuses a sample whose joints aren't labelled in millimetres.
+
+        Args:
+            what: needs them, for the message.
+
+        Raises:
+            ValueError: it is labelled in pixels only.
+        """
+        if self.depth_px is not None:
+            raise ValueError(f"sample {self.id!r} is labelled in pixels only; {what} needs millimetres")
 
     def box_of(self, hand: int) -> np.ndarray:
         """Box x0, y0, x1, y1 (float32, pixels) of one hand's valid joints; zeros without any.

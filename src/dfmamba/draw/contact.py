@@ -154,7 +154,7 @@ def _picture(sample: HandSample) -> np.ndarray:
         return sample.image
     if sample.depth_mm is None:
         raise ValueError(f"sample {sample.id!r} has neither picture nor depth map; open it with its picture")
-    depths = sample.joints_cam_mm[..., 2][sample.valid]
+    depths = sample.joints_cam_mm[..., 2][sample.valid & (sample.joints_cam_mm[..., 2] > 0)]
     return encode_depth(sample.depth_mm, float(np.median(depths)) if len(depths) else None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from dfmamba.draw.canvas import (
     mix,
     text_width,
 )
+from dfmamba.draw.surface import draw_surfaces, surface_in_picture
 from dfmamba.hands.skeleton import BONES, NUM_JOINTS
 from dfmamba.io.images import as_picture
 
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 def draw_overlay(image: Image.Image | np.ndarray, prediction: Prediction, scale: float = 1.0) -> Image.Image:
     """Draw bones and joints, coloured by finger, and a label for each hand.
 
-    Joints that score below 0.5 are hollow and their bones thin.
+    Joints that score below 0.5 are hollow and their bones thin. Hands with a fit are drawn as surfaces in the
+    colour of their side instead, each hiding what is behind it.
 
     Args:
         image: the picture that was predicted, as it was given: a Pillow image or an array (H, W, 3).
@@ -50,6 +53,10 @@ def draw_overlay(image: Image.Image | np.ndarray, prediction: Prediction, scale:
         photo = photo.resize(
             (width, height), Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
         )
+    surfaces = [surface_in_picture(hand, prediction) for hand in prediction.hands if hand.fit is not None]
+    photo = draw_surfaces(
+        photo, [dataclasses.replace(one, pixels=(one.pixels + 0.5) * scale - 0.5) for one in surfaces]
+    )
     hands = [
         (hand, (hand.joints_2d_px + 0.5) * scale - 0.5, (hand.box_xyxy + 0.5) * scale - 0.5)
         for hand in prediction.hands
@@ -62,7 +69,8 @@ def draw_overlay(image: Image.Image | np.ndarray, prediction: Prediction, scale:
     points = np.concatenate([*corners, np.reshape(labels, (-1, 2))])
     canvas = Canvas(photo, [*(points.min(axis=0) - margin), *(points.max(axis=0) + margin)])
     for hand, pixels, _ in hands:
-        _draw_hand(canvas, hand, pixels)
+        if hand.fit is None:
+            _draw_hand(canvas, hand, pixels)
     for (hand, _, box), label in zip(hands, labels, strict=True):
         _draw_label(canvas, hand, box, label)
     return canvas.finish()

@@ -14,7 +14,7 @@ from dfmamba.hands.skeleton import FINGER_COLORS_RGB, FINGER_NAMES
 from dfmamba.io.images import as_picture
 
 if TYPE_CHECKING:
-    from dfmamba.predict.result import Prediction
+    from dfmamba.predict.result import Hand, Prediction
 
 _MARGIN = 20
 _HEADER = 34
@@ -58,7 +58,9 @@ def draw_prediction(
         color = SIDE_COLORS.get(name, INK)
         header.text((left + cell_width / 2, _HEADER / 2), title, color, _TEXT + 1, anchor="mm")
         for row, view in enumerate(VIEWS):
-            panel = draw_view(hands, view, (cell_width, cell))
+            joints = [hand.joints_3d_mm for hand in hands]
+            surfaces = [(hand.vertices_mm(), hand.side) for hand in hands if hand.fit is not None]
+            panel = draw_view(joints, view, (cell_width, cell), surfaces)
             sheet.paste(panel, (left, _HEADER + row * (cell + _MARGIN // 2)))
         left += cell_width + _MARGIN
     sheet.paste(header.finish(), (0, 0))
@@ -66,12 +68,12 @@ def draw_prediction(
     return sheet
 
 
-def _columns(prediction: Prediction) -> list[tuple[str, list[np.ndarray]]]:
+def _columns(prediction: Prediction) -> list[tuple[str, list[Hand]]]:
     """Title and hands of each column of views."""
     hands = prediction.hands
     if len(hands) > 1 and all(hand.root == "camera" for hand in hands):
-        return [("both hands", [hand.joints_3d_mm for hand in hands])]
-    return [(hand.side, [hand.joints_3d_mm]) for hand in hands]
+        return [("both hands", list(hands))]
+    return [(hand.side, [hand]) for hand in hands]
 
 
 def _draw_header(canvas: Canvas, prediction: Prediction, room: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dfmamba.draw.canvas import BACKGROUND, BONE_COLORS, INK, MUTED, WHITE, Canvas, joint_color, mix
+from dfmamba.draw.surface import Surface, draw_surfaces, hand_surface
 from dfmamba.hands.skeleton import BONES, FINGERS, NUM_JOINTS
 
 GRID_MM = 20.0
@@ -51,13 +52,20 @@ VIEWS = (
 )
 
 
-def draw_view(hands_mm: Sequence[np.ndarray], view: View, size: tuple[int, int]) -> Image.Image:
+def draw_view(
+    hands_mm: Sequence[np.ndarray],
+    view: View,
+    size: tuple[int, int],
+    surfaces: Sequence[tuple[np.ndarray, str]] = (),
+) -> Image.Image:
     """Draw hands over a ground grid of 20 mm; what is farther away is paler and smaller.
 
     Args:
         hands_mm: (21, 3) mm each, all in one frame (x right, y down, z forward).
         view: where to look from.
         size: width and height of the result.
+        surfaces: vertices (V, 3) mm and side of surfaces in the same frame; then joints and bones are not
+            drawn.
 
     Returns:
         An RGB picture.
@@ -69,7 +77,10 @@ def draw_view(hands_mm: Sequence[np.ndarray], view: View, size: tuple[int, int])
         points = np.concatenate([np.asarray(hand, dtype=np.float64) for hand in hands_mm])
         scene = _Scene(points, view, (width, height - round(1.6 * caption)))
         _draw_ground(canvas, scene, hands_mm)
-        _draw_hands(canvas, scene, hands_mm)
+        if surfaces:
+            canvas = Canvas(draw_surfaces(canvas.finish(), [scene.surface(*one) for one in surfaces], 1.0))
+        else:
+            _draw_hands(canvas, scene, hands_mm)
     canvas.text((width / 2, height - 0.5 * caption), view.title, MUTED, caption, anchor="mb")
     return canvas.finish()
 
@@ -92,6 +103,11 @@ class _Scene:
         depth = seen[:, 2] / self.radius
         magnification = _EYE / np.maximum(_EYE + depth, 0.5)
         return self.middle + seen[:, :2] * (self.zoom * magnification)[:, None], magnification, depth
+
+    def surface(self, vertices_mm: np.ndarray, side: str) -> Surface:
+        """The surface of a hand as it is seen."""
+        pixels, _, depth = self.project(vertices_mm)
+        return hand_surface(vertices_mm @ self.axes.T, side, pixels, depth)
 
 
 def _draw_ground(canvas: Canvas, scene: _Scene, hands_mm: Sequence[np.ndarray]) -> None:

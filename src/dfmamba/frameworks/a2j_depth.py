@@ -193,6 +193,7 @@ class A2JDepth(Framework):
                 "depth map" if sample.depth_mm is None else "camera" if sample.camera is None else "hand"
             )
             raise ValueError(f"sample {sample.id!r} has no {missing}; framework a2j_depth needs it")
+        sample.require_mm("framework a2j_depth")
         valid = sample.valid[RIGHT]
         centre = sample.centre_mm
         if centre is None:

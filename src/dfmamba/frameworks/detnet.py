@@ -168,6 +168,7 @@ class DetNet(Framework):
                 the middle knuckle, a box without extent, no joint in the crop, or pixels that are not square
                 and to be rotated.
         """
+        sample.require_mm("framework detnet")
         hand = self._check(sample)
         right = sample.replace(mask=None, depth_mm=None)
         if hand == LEFT:

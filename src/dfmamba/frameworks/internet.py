@@ -150,6 +150,7 @@ def target_25d(sample: HandSample, affine: Affine) -> np.ndarray:
     Returns:
         (2, 21, 3) float32 u, v (pixels), Z - Z_wrist (mm); anything where not valid.
     """
+    sample.require_mm("this framework")
     pixels = affine.apply(sample.joints_2d_px.astype(np.float64))
     depth = sample.joints_cam_mm[..., 2].astype(np.float64)
     relative = depth - depth[:, WRIST : WRIST + 1]

@@ -161,7 +161,9 @@ def crop_sample(
         fx, fy = (camera.focal,) * 2 if rotation_rad else (camera.fx, camera.fy)
         camera = Camera(fx * affine.scale, fy * affine.scale, centre[0], centre[1])
     joints_2d = np.where(here, joints_2d, np.float32(0))
+    depth_px = None if sample.depth_px is None else sample.depth_px * np.float32(affine.scale)
     return sample.replace(
+        depth_px=depth_px,
         image=None if sample.image is None else warp_image(sample.image, affine, size),
         mask=None if sample.mask is None else warp_image(sample.mask, affine, size, nearest=True),
         depth_mm=None if sample.depth_mm is None else warp_image(sample.depth_mm, affine, size, nearest=True),
@@ -202,6 +204,7 @@ def flip_sample(sample: HandSample) -> HandSample:
         swap[[1, 2]] = 2, 1
         mask = swap[sample.mask[:, ::-1]]
     return sample.replace(
+        depth_px=None if sample.depth_px is None else sample.depth_px[::-1].copy(),
         image=None if sample.image is None else np.ascontiguousarray(sample.image[:, ::-1]),
         mask=mask,
         depth_mm=None if sample.depth_mm is None else np.ascontiguousarray(sample.depth_mm[:, ::-1]),

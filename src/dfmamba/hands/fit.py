@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -99,7 +100,7 @@ class FitConfig:
     prior: float = 0.5
     prior_freedom: float = 10.0
     iterations: int = 40
-    tolerance_mm: float = 0.02
+    tolerance_mm: float = 0.05
 
     def __post_init__(self) -> None:
         if self.shapes < 0 or self.iterations < 1:
@@ -108,6 +109,73 @@ class FitConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name}: expected a positive number, got {value}")
+
+
+@dataclass(frozen=True, eq=False)
+class HandFit:
+    """One fitted hand without its side, as it stands in results; attributes as those of `FittedHands`.
+
+    Raises:
+        ValueError: a value has another shape or is not finite.
+    """
+
+    pose_deg: np.ndarray
+    shape: np.ndarray
+    size: float
+    rotation: np.ndarray
+    place_mm: np.ndarray
+    residual_mm: float
+
+    def __post_init__(self) -> None:
+        for name, (shape, _) in _FIT_FIELDS.items():
+            value = finite(name, getattr(self, name), shape)
+            value.setflags(write=False)
+            object.__setattr__(self, name, value if shape else float(value))
+        if self.size <= 0 or self.residual_mm < 0:
+            raise ValueError(f"size {self.size}, residual_mm {self.residual_mm}: expected > 0 and >= 0")
+
+    def posed(self, side: str) -> PosedHands:
+        """The hand of that side with its surface, a batch of one."""
+        return HandModel.load()(
+            self.pose_deg[None],
+            self.shape,
+            side,
+            size=self.size,
+            rotation=self.rotation,
+            place_mm=self.place_mm,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, rounded to hundredths of a degree and of a millimetre."""
+        return {
+            name: (np.round(getattr(self, name), decimals) + 0.0).tolist()
+            for name, (_, decimals) in _FIT_FIELDS.items()
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> HandFit:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: keys are missing or unknown, or a value is not usable.
+        """
+        if not isinstance(data, Mapping) or set(data) != set(_FIT_FIELDS):
+            raise ValueError(f"fit: expected an object with the keys {', '.join(_FIT_FIELDS)}")
+        try:
+            return cls(**data)
+        except TypeError as error:
+            raise ValueError(f"fit: a value is not usable ({error})") from None
+
+
+_FIT_FIELDS: dict[str, tuple[tuple[int | None, ...], int]] = {
+    "pose_deg": ((NUM_ANGLES,), 2),
+    "shape": ((None,), 3),
+    "size": ((), 4),
+    "rotation": ((3, 3), 6),
+    "place_mm": ((3,), 2),
+    "residual_mm": ((), 2),
+}
+"""Fields of a `HandFit`: their shape, and the decimals that results keep."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +209,17 @@ class FittedHands:
 
     def __len__(self) -> int:
         return len(self.sides)
+
+    def __getitem__(self, number: int) -> HandFit:
+        """One of the hands."""
+        return HandFit(
+            self.pose_deg[number],
+            self.shape[number],
+            float(self.size[number]),
+            self.rotation[number],
+            self.place_mm[number],
+            float(self.residual_mm[number]),
+        )
 
     def posed(self, model: HandModel | None = None) -> PosedHands:
         """The hands with their surface."""
@@ -579,11 +658,11 @@ class _Chains:
         axes[:, :, 4:] = frame[:, :, 3:, :, 0]
         arm = _WHOLE * (fingers[:, :, None] - heads[:, :, _LEVEL][:, :, :, None])
         arm += _OWN * (scale[:, None, None, None] * own)[:, :, None]
-        moved = np.moveaxis(_cross(_RADIANS * axes[:, :, :, None], arm), 2, -1)
+        moved = _cross(_RADIANS * axes[:, :, :, None], arm)
         out = np.zeros((count, NUM_JOINTS, 3, x.shape[1]))
         inner = out[:, 1:].reshape(count, 5, 4, 3, x.shape[1])
         for finger, (turns, columns) in enumerate(_COLUMNS):
-            inner[:, finger, :, :, columns] = np.moveaxis(moved[:, finger][..., turns], -1, 0)
+            inner[:, finger, :, :, columns] = moved[:, finger, turns].swapaxes(0, 1)
         relative = points - place[:, None]
         spin = out[..., _ROTATION]
         spin[:, :, 0, 1], spin[:, :, 0, 2] = relative[..., 2], -relative[..., 1]
@@ -653,8 +732,8 @@ def _rotation(vectors: np.ndarray) -> np.ndarray:
     x, y, z = vectors.T
     cross[:, 0, 1], cross[:, 0, 2], cross[:, 1, 2] = -z, y, -x
     cross[:, 1, 0], cross[:, 2, 0], cross[:, 2, 1] = z, -y, x
-    half = np.sinc(angle / (2 * np.pi))
-    return np.eye(3) + np.sinc(angle / np.pi) * cross + 0.5 * half**2 * (cross @ cross)
+    safe = np.maximum(angle, 1e-12)
+    return np.eye(3) + np.sin(safe) / safe * cross + (1.0 - np.cos(safe)) / safe**2 * (cross @ cross)
 
 
 def _similarity(

@@ -14,6 +14,7 @@ side and Z to the palm, so +X rotation is flexion and -Z rotation leads a finger
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -59,6 +60,9 @@ HIGH = np.array([45, 45, 40, 60, 80, *(v for finger in _FINGER_HIGH for v in fin
 """(25,) upper limits."""
 CONVERGENCE_DEG = np.array([-4.0, 0.0, 4.0, 9.0])
 """Abduction that full flexion adds: bent fingers point at the scaphoid."""
+
+CUT_MM = -10.0
+"""Where a hand without its forearm ends, along the canonical y of the mean hand."""
 
 FOREARM_BONES = (0, 1)
 WRIST_BONE = 2
@@ -126,6 +130,15 @@ def mirror_faces(faces: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(faces[:, ::-1])
 
 
+def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Unit normals (V, 3) float32, weighted by area."""
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    face = np.cross(b - a, c - a)
+    index = faces.T.ravel()
+    total = np.stack([np.bincount(index, np.tile(face[:, k], 3), len(vertices)) for k in range(3)], axis=1)
+    return (total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class HandShape:
     """One person's hand at rest, millimetres, canonical frame.
@@ -178,6 +191,17 @@ def finite(name: str, values: np.ndarray, shape: tuple[int | None, ...]) -> np.n
     if not np.isfinite(array).all():
         raise ValueError(f"{name}: values must be finite")
     return array
+
+
+def _cap(faces: np.ndarray) -> np.ndarray:
+    """Triangles that close the one hole of a mesh, a fan over its rim."""
+    edges = faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
+    inside = {tuple(edge) for edge in edges.tolist()}
+    follows = {start: end for end, start in inside if (start, end) not in inside}
+    rim = [next(iter(follows))]
+    while follows[rim[-1]] != rim[0]:
+        rim.append(follows[rim[-1]])
+    return np.array([(rim[0], a, b) for a, b in itertools.pairwise(rim[1:])], dtype=faces.dtype)
 
 
 def read_asset(path: str, kind: str) -> dict[str, np.ndarray]:
@@ -352,9 +376,12 @@ class HandModel:
 
         Args:
             side: "right" or "left".
-            forearm: False leaves out what belongs to the forearm; the wrist is then open.
+            forearm: False cuts the forearm off behind the wrist, where the mesh is then closed.
         """
-        faces = self.faces if forearm else self.faces[(self.forearm[self.faces] < 0.5).all(axis=1)]
+        faces = self.faces
+        if not forearm:
+            faces = faces[(self.mean_vertices[faces][..., 1] > CUT_MM).all(axis=1)]
+            faces = np.concatenate([faces, _cap(faces)])
         return faces if side_signs(side, 1)[0] > 0 else mirror_faces(faces)
 
     def shape(

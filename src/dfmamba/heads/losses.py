@@ -182,7 +182,8 @@ def pose_loss(
         output: what the head returned.
         target: `joints_25d` (B, hands, joints, 3) in the output's frame and units, `valid` (B, hands, joints)
             bool, `present` (B, hands) bool, `box_size_px` (B, hands); optionally `valid_z` (B, hands, joints)
-            bool where a 2D label may lack its depth (default: `valid`).
+            bool where a 2D label may lack its depth (default: `valid`), and `present_known` (B, hands) bool
+            where a hand may be there without labels (default: `present` is known everywhere).
         config: weights and thresholds; None takes the defaults, which are for 256-pixel crops.
 
     Returns:
@@ -197,6 +198,8 @@ def pose_loss(
     expected = {"joints_25d": shape, "valid": shape[:3], "present": shape[:2], "box_size_px": shape[:2]}
     if "valid_z" in target:
         expected["valid_z"] = shape[:3]
+    if "present_known" in target:
+        expected["present_known"] = shape[:2]
     for name, size in expected.items():
         if name not in target:
             raise ValueError(f"the loss target lacks {name!r}; it needs {', '.join(expected)}")
@@ -233,8 +236,13 @@ def pose_loss(
         output.joint_logits, joints_px, truth_px, valid, target["box_size_px"].to(joints_px.dtype)
     )
     presence = F.binary_cross_entropy_with_logits(
-        output.present_logits, target["present"].to(output.present_logits.dtype)
+        output.present_logits, target["present"].to(output.present_logits.dtype), reduction="none"
     )
+    if "present_known" in target:
+        known = target["present_known"].bool()
+        presence = torch.where(known, presence, 0.0).sum() / known.sum().clamp(min=1)
+    else:
+        presence = presence.mean()
     total = (
         config.joint * joint
         + config.anchor * anchor

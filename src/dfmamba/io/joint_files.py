@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dfmamba.io.files import write_atomic
+from dfmamba.text import quote
 
 
 def read_joint_file(path: str | Path, joints: int) -> np.ndarray:
@@ -41,7 +42,7 @@ def read_joint_file(path: str | Path, joints: int) -> np.ndarray:
             values = np.array([float(word) for word in words])
         except ValueError:
             wrong = next(word for word in words if not _is_number(word))
-            raise ValueError(f"{path}, line {number}: {wrong!r} is no number") from None
+            raise ValueError(f"{path}, line {number}: {quote(wrong)} is no number") from None
         if len(values) != 3 * joints:
             raise ValueError(
                 f"{path}, line {number}: {len(values)} numbers, "

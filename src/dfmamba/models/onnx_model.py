@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from dfmamba.extras import need
 from dfmamba.heads import HandPoseOutput
+from dfmamba.io.untrusted import parse_json
 from dfmamba.models import ModelConfig
 
 SCHEMA = "dfmamba.onnx/1"
@@ -96,7 +96,7 @@ class OnnxModel(nn.Module):
                 f"its outputs are {', '.join(names)}, expected {SCHEMA!r} and {', '.join(POSE_OUTPUTS)}"
             )
         try:
-            self.config = ModelConfig.from_dict(json.loads(facts["config"]))
+            self.config = ModelConfig.from_dict(parse_json(facts["config"], "config"))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: its configuration can't be used ({error})") from error
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from dfmamba.draw.sheet import draw_prediction
 from dfmamba.hands.camera import Camera
+from dfmamba.hands.fit import HandFit
 from dfmamba.hands.skeleton import JOINT_NAMES, NUM_JOINTS
 from dfmamba.io.files import write_atomic
 from dfmamba.io.images import as_picture, load_image
@@ -57,6 +58,8 @@ class Hand:
         root: "wrist" (3D joints relative to the wrist; no camera was given) or "camera" (camera frame).
         scale: "reference hand": the bones have the size of a mean adult hand, whatever the true size is.
         track: number of the hand in a film, the same in all its pictures; None for single pictures.
+        fit: angles, shape and place of the hand model that fits the 3D joints; None where nobody asked for it
+            (`dfmamba.predict.surface`).
 
     Raises:
         ValueError: if a value has another shape, is not finite or out of its range.
@@ -71,6 +74,7 @@ class Hand:
     root: str = "wrist"
     scale: str = SCALE
     track: int | None = None
+    fit: HandFit | None = None
 
     def __post_init__(self) -> None:
         if not (self.track is None or (type(self.track) is int and self.track >= 0)):
@@ -93,7 +97,17 @@ class Hand:
         for name, decimals in _DECIMALS.items():
             # Adding 0.0 turns -0.0 into 0.0.
             values[name] = (np.round(np.asarray(values[name], dtype=np.float64), decimals) + 0.0).tolist()
-        return values
+        return values if self.fit is None else values | {"fit": self.fit.to_dict()}
+
+    def vertices_mm(self) -> np.ndarray:
+        """The hand's surface, (V, 3) mm in the frame of `joints_3d_mm`; its faces are the hand model's.
+
+        Raises:
+            ValueError: the hand has no fit.
+        """
+        if self.fit is None:
+            raise ValueError("vertices_mm: the hand has no fit; see dfmamba.predict.surface.with_surface")
+        return self.fit.posed(self.side).vertices[0]
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Hand:
@@ -102,8 +116,9 @@ class Hand:
         Raises:
             ValueError: if keys are missing or unknown, or a value is not usable.
         """
-        _check_keys("hand", data, _HAND_KEYS)
-        return cls(**{name: data[name] for name in _HAND_KEYS})
+        _check_keys("hand", data, _HAND_KEYS, optional=("fit",))
+        fit = HandFit.from_dict(data["fit"]) if "fit" in data else None
+        return cls(**{name: data[name] for name in _HAND_KEYS}, fit=fit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,10 +265,10 @@ def _one_of(name: str, value: Any, known: Sequence[str]) -> None:
         raise ValueError(f"{name}: expected {' or '.join(map(repr, known))}, got {value!r}")
 
 
-def _check_keys(what: str, data: Any, known: Sequence[str]) -> None:
+def _check_keys(what: str, data: Any, known: Sequence[str], optional: Sequence[str] = ()) -> None:
     if not isinstance(data, Mapping):
         raise ValueError(f"{what}: expected an object, got {type(data).__name__}")
-    missing, unknown = set(known) - set(data), set(data) - set(known)
+    missing, unknown = set(known) - set(data), set(data) - {*known, *optional}
     if missing or unknown:
         raise ValueError(f"{what}: missing keys {sorted(missing)}, unknown keys {sorted(map(str, unknown))}")
 

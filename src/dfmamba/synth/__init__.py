@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from dfmamba.synth.shards import render_shards as render_shards
 
 _HOMES = {
-    "ShardedHands": "cache",
-    "render_shards": "cache",
+    "ShardedHands": "shards",
+    "render_shards": "shards",
     "SyntheticConfig": "generator",
     "SyntheticHands": "generator",
     "recompose": "post",

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from dfmamba.io.images import load_image
+from dfmamba.io.images import SUFFIXES, load_image
 from dfmamba.synth.appearance import skin_tone
 from dfmamba.text import printable
 
@@ -115,7 +115,6 @@ KINDS: dict[str, float] = {
 """Kinds of drawn backgrounds and their weights."""
 
 _COLOURFUL = {"leaves", "noise", "gradient", "tiles"}
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
 def _wall(rng: np.random.Generator) -> np.ndarray:
@@ -390,35 +389,66 @@ _PAINTERS: dict[str, Callable[[np.random.Generator, int], Image.Image]] = {
 
 
 @lru_cache(maxsize=8)
-def _photo_paths(folder: str) -> tuple[Path, ...]:
-    paths = tuple(sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in _SUFFIXES))
+def photo_files(folder: str | Path) -> tuple[Path, ...]:
+    """The photographs in a folder and in those below it, by name.
+
+    Raises:
+        OSError: there are none.
+    """
+    paths = tuple(
+        path
+        for path in sorted(Path(folder).rglob("*"))
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
     if not paths:
-        raise OSError(f"no pictures ({', '.join(sorted(_SUFFIXES))}) under {folder}; give a folder of photos")
+        raise OSError(
+            f"no photographs ({' '.join(sorted(SUFFIXES))}) under {folder}; give a folder that has some"
+        )
     return paths
 
 
 @lru_cache(maxsize=64)
-def _photo(path: Path) -> Image.Image | None:
-    """A small copy of a photograph; None, with a word on standard error, where it can't be read."""
+def _photo(path: Path) -> Image.Image | str:
+    """A small copy of a photograph, or why it can't be read."""
     try:
         small = Image.fromarray(load_image(path))
     except (OSError, ValueError) as error:
-        print(f"background left out: {printable(error)}", file=sys.stderr)
-        return None
+        return str(error)
     small.thumbnail((640, 640))
     return small
 
 
-def _cut_photo(rng: np.random.Generator, size: int, folder: str | Path) -> Image.Image:
-    paths = _photo_paths(str(folder))
-    first = int(rng.integers(len(paths)))
-    image = next((found for i in range(len(paths)) if (found := _photo(paths[first - i])) is not None), None)
-    if image is None:
-        raise ValueError(f"{folder}: none of its {len(paths)} pictures can be read; give a folder of photos")
+def cut_photo(rng: np.random.Generator, size: int, path: Path) -> np.ndarray:
+    """(size, size, 3) uint8: a square cut out of a photograph at random, mirrored half of the time.
+
+    Raises:
+        ValueError: it can't be read.
+    """
+    image = _photo(path)
+    if isinstance(image, str):
+        raise ValueError(image)
     side = max(1, int(min(image.size) * rng.uniform(0.3, 1.0)))
     x, y = int(rng.integers(image.width - side + 1)), int(rng.integers(image.height - side + 1))
     image = image.resize((size, size), Image.Resampling.BILINEAR, box=(x, y, x + side, y + side))
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image
+    return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image)
+
+
+def _cut_any_photo(rng: np.random.Generator, size: int, folder: str | Path) -> np.ndarray:
+    """As `cut_photo`, of one of the photographs of a folder; the next one where that can't be read."""
+    paths = photo_files(folder)
+    first = int(rng.integers(len(paths)))
+    for i in range(len(paths)):
+        try:
+            return cut_photo(rng, size, paths[first - i])
+        except ValueError as error:
+            _tell(f"background left out: {printable(error)}")
+    raise ValueError(f"{folder}: none of its {len(paths)} photographs can be read; give another folder")
+
+
+@cache
+def _tell(line: str) -> None:
+    """Writes a line on standard error, once."""
+    print(line, file=sys.stderr)
 
 
 def sample_background(
@@ -441,15 +471,15 @@ def sample_background(
         kind: one of `KINDS`, or None to draw it.
 
     Raises:
-        ValueError: unknown kind.
-        OSError: the folder holds no pictures.
+        ValueError: unknown kind, or none of the photographs can be read.
+        OSError: the folder holds no photographs.
     """
     if kind is not None and kind not in _PAINTERS:
         raise ValueError(f"unknown background {kind!r}; expected one of {sorted(_PAINTERS)}")
     drawn = str(rng.choice(list(KINDS), p=np.array(list(KINDS.values())) / sum(KINDS.values())))
     from_photo = rng.random() < 0.5
     if kind is None and photos is not None and from_photo:
-        image, drawn = _cut_photo(rng, size, photos), "photo"
+        image, drawn = Image.fromarray(_cut_any_photo(rng, size, photos)), "photo"
     else:
         drawn = kind or drawn
         image = _PAINTERS[drawn](rng, size)

@@ -270,12 +270,3 @@ def body_part(
         wave = rng.normal(size=3) * rng.uniform(1.0, 3.0)
         lumps += 0.05 * np.sin(sphere @ wave + rng.uniform(0.0, 2.0 * np.pi))
     return (sphere * lumps[:, None] * np.array(half_size)).astype(np.float32), faces
-
-
-def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Unit normals (V, 3) float32, weighted by area."""
-    a, b, c = (vertices[faces[:, k]] for k in range(3))
-    face = np.cross(b - a, c - a)
-    index = faces.T.ravel()
-    total = np.stack([np.bincount(index, np.tile(face[:, k], 3), len(vertices)) for k in range(3)], axis=1)
-    return (total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)).astype(np.float32)

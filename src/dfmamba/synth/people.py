@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from dfmamba.hands.camera import Camera
+from dfmamba.hands.model import vertex_normals
 from dfmamba.synth import post, raster
 from dfmamba.synth.appearance import (
     BLOTCHES,
@@ -23,7 +24,7 @@ from dfmamba.synth.appearance import (
     skin_palette,
     to_linear,
 )
-from dfmamba.synth.mesh import CLOTH, LEFT, OTHER, RIGHT, SKIN, Part, body_part, sphere_mesh, vertex_normals
+from dfmamba.synth.mesh import CLOTH, LEFT, OTHER, RIGHT, SKIN, Part, body_part, sphere_mesh
 from dfmamba.synth.person import BROWS, FLUSH, LIPS, POSTURES, SCALP, BodyModel, Person, draw_person
 from dfmamba.synth.post import visible_joints
 from dfmamba.synth.staging import Actor, euler

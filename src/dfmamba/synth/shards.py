@@ -19,6 +19,7 @@ import numpy as np
 
 from dfmamba.data.kinds import SYNTHETIC_KINDS
 from dfmamba.data.own_format import Source, write_tar
+from dfmamba.io.files import remove_leftovers
 from dfmamba.io.untrusted import map_npy, read_json, read_npz
 from dfmamba.synth import raster
 from dfmamba.synth.generator import Backdrop, Compose, SyntheticConfig, SyntheticHands
@@ -335,8 +336,7 @@ def render_to_shards(
     folder.mkdir(parents=True, exist_ok=True)
     wanted = {"config": config.to_dict(), "count": count, "per_shard": per_shard}
     check_config(folder / "config.json", wanted)
-    for draft in folder.glob(".*.tar.*.part"):
-        draft.unlink(missing_ok=True)
+    remove_leftovers(folder)
     tasks = []
     for number, first in enumerate(range(0, count, per_shard)):
         path = folder / f"{number:06d}.tar"

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dfmamba.hands.camera import Camera
-from dfmamba.hands.model import HandModel, HandShape, mirror_faces, rotation_about
+from dfmamba.hands.model import HandModel, HandShape, mirror_faces, rotation_about, vertex_normals
 from dfmamba.synth.grasp import Grasp, hand_capsules
-from dfmamba.synth.mesh import CLOTH, LEFT, OBJECT, OTHER, RIGHT, SKIN, SOLID, Part, body_part, vertex_normals
+from dfmamba.synth.mesh import CLOTH, LEFT, OBJECT, OTHER, RIGHT, SKIN, SOLID, Part, body_part
 from dfmamba.synth.pose import PoseBank
 
 FACING = np.diag([1.0, -1.0, -1.0])

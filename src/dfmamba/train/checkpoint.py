@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dfmamba.io.files import write_atomic
+from dfmamba.io.untrusted import parse_json
 from dfmamba.train.parallel import like, whole
 
 OLD_STATE_FILE = "state.safetensors"
@@ -107,7 +108,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            facts = json.loads(metadata["facts"])
+            facts = parse_json(metadata["facts"], "facts")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         if "crc32" in metadata and metadata["crc32"] != str(_checksum(tensors, metadata["facts"])):
             raise ValueError("its checksum is wrong")

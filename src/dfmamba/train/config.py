@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, Literal
 
+from dfmamba.data.registry import dataset_info
 from dfmamba.heads import LossConfig
 from dfmamba.settings import from_values
 from dfmamba.train.augment import AugmentConfig
@@ -24,8 +25,43 @@ def dense_head_loss() -> LossConfig:
 
 
 @dataclass(frozen=True)
+class SetConfig:
+    """A labelled set that training draws from, beside the rendered hands.
+
+    Attributes:
+        name: of its reader (`dfmamba.data.registry.DATASETS`), such as "own", "freihand" or "shards".
+        path: its folder.
+        share: of each batch.
+        split: of the set; None takes the one to train on.
+        options: of the reader.
+        size: side in pixels of the squares that are cut around its hands; about twice the model's crop.
+        most: samples to use, evenly spaced, since the squares are kept on disk: 0.08 MB each at 144 pixels.
+    """
+
+    name: str
+    path: str
+    share: float
+    split: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    size: int = 192
+    most: int = 50_000
+
+    def __post_init__(self) -> None:
+        dataset_info(self.name)
+        if not 0 < self.share <= 1:
+            raise ValueError(
+                f"the share of {self.name} {self.path} is {self.share}; expected above 0, up to 1"
+            )
+        if self.size < 16 or self.most < 1:
+            raise ValueError(
+                f"{self.name} {self.path} has size {self.size} and most {self.most}; expected >= 16 and >= 1"
+            )
+
+
+@dataclass(frozen=True)
 class DataConfig:
-    """Where the pictures come from: rendered once into shards, recomposed anew in every step.
+    """Where the images come from: rendered once into shards, cut out of labelled sets, composed anew in every
+    step.
 
     Attributes:
         pictures: number of rendered pictures; the first `first` must exist before training starts, the rest
@@ -37,7 +73,10 @@ class DataConfig:
         kinds: shares of the scene kinds.
         draw: factors by which some kinds are drawn more or less often than they were rendered.
         backgrounds: number of backgrounds rendered for recomposition.
-        photos: folder of photographs to use as further backgrounds.
+        photos: folder of photographs without hands, those in the folders below it included, to use as
+            backgrounds.
+        photo_share: share of the backgrounds that is cut from `photos`.
+        sets: labelled sets, each with its share of a batch; the rendered hands have the rest.
         workers: renderer processes.
         ahead: processes that compose batches beside the training; 0 composes them in it.
     """
@@ -51,8 +90,26 @@ class DataConfig:
     draw: Mapping[str, float] = field(default_factory=dict)
     backgrounds: int = 6000
     photos: str | None = None
+    photo_share: float = 0.65
+    sets: Sequence[SetConfig] = ()
     workers: int = 2
     ahead: int = 1
+
+    def __post_init__(self) -> None:
+        sets = (s if isinstance(s, SetConfig) else from_values(SetConfig, s, "data set") for s in self.sets)
+        object.__setattr__(self, "sets", tuple(sets))
+        if not self.rendered_share >= 0:
+            raise ValueError(f"the sets' shares of a batch add up to {1 - self.rendered_share:g}; at most 1")
+        if not 0 <= self.photo_share <= 1:
+            raise ValueError(f"photo_share is {self.photo_share}; expected 0 to 1")
+        for name, least in (("pictures", 1), ("first", 1), ("seed", 0), ("size", 16), ("backgrounds", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"data.{name} is {getattr(self, name)}; it must be at least {least}")
+
+    @property
+    def rendered_share(self) -> float:
+        """What the sets leave of a batch."""
+        return round(1.0 - sum(s.share for s in self.sets), 9)
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -147,6 +204,8 @@ class RunConfig:
         for name in ("steps", "batch_size", "validate_every", "save_every", "accumulate", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{kind}.{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"{kind}.seed is {self.seed}; expected 0 to 2**63 - 1")
         if not self.lr > 0 or not 0 <= self.ema < 1:
             raise ValueError(f"{kind} needs lr > 0 and 0 <= ema < 1, got lr={self.lr}, ema={self.ema}")
         if not 0 < self.layer_decay <= 1:
@@ -168,6 +227,8 @@ class TrainConfig(RunConfig):
 
     Attributes:
         model: name of the model to train (`dfmamba.models.MODELS`).
+        backbone_args: changes to the configuration of its backbone, such as `deformable: false` for the twin
+            of a model without deformable positions.
         crop: side of the training crops; None takes the model's. Features learn several times faster from
             small crops, so a first stage at half size and a second one with `init` saves time.
         data: pictures.
@@ -178,6 +239,7 @@ class TrainConfig(RunConfig):
     """
 
     model: str = "nano"
+    backbone_args: Mapping[str, Any] = field(default_factory=dict)
     crop: int | None = None
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -190,6 +252,7 @@ class TrainConfig(RunConfig):
         Raises:
             ValueError: an unknown key or an unusable value.
         """
+        values = {**values, "backbone_args": dict(values.get("backbone_args") or {})}
         parts = {"data": DataConfig, "augment": AugmentConfig, "loss": LossConfig}
         built: dict[str, Any] = {}
         for key, value in values.items():

@@ -113,6 +113,7 @@ def evaluate(
     errors_2d: list[np.ndarray] = []
     sides: list[bool] = []
     for sample, first, last in look_at_samples(model, samples, box, refine, batch):
+        sample.require_mm("this measure")
         if sample.camera is None:
             raise ValueError(f"sample {sample.id!r} has no camera; 3D errors need one")
         alone = sample.present.sum() == 1

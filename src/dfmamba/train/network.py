@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
@@ -162,7 +163,7 @@ class Network:
             FloatingPointError: loss or gradient is not finite; weights and average are as before.
         """
         set_learning_rate(self.optimizer, learning_rate(self.config, step))
-        torch.manual_seed((self.config.seed << 40) + (self.ranks.rank << 32) + step)  # drop path, dropout
+        torch.manual_seed(step_seed(self.config.seed, self.ranks.rank, step))  # drop path, dropout
         self.optimizer.zero_grad(set_to_none=True)
         losses = self.gradients(batch)
         stop = self.ranks.average_gradients(self.model, stop)
@@ -223,6 +224,11 @@ class Network:
         return facts["step"], facts["best"]
 
 
+def step_seed(seed: int, rank: int, step: int) -> int:
+    """A seed for torch, 0 to 2**64 - 1, that any seed of a run, process and step have for themselves."""
+    return int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0])
+
+
 def _single(value: Any) -> Any:
     half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
     return value.float() if half else value
@@ -238,6 +244,7 @@ def _changed(old: Any, new: Any) -> str | None:
         "threads",
         "device",
         "cache",
+        "path",
         "workers",
         "ahead",
         "photos",
@@ -251,10 +258,13 @@ def _changed(old: Any, new: Any) -> str | None:
     for key, value in new.items():
         if key in free:
             continue
-        if isinstance(value, dict) and isinstance(old.get(key), dict):
-            inner = _changed(old[key], value)
+        was = old.get(key)
+        if isinstance(value, list) and isinstance(was, list) and len(value) == len(was):
+            value, was = ({str(i): item for i, item in enumerate(items)} for items in (value, was))
+        if isinstance(value, dict) and isinstance(was, dict):
+            inner = _changed(was, value)
             if inner:
                 return f"{key}.{inner}"
-        elif old.get(key) != value:
+        elif was != value:
             return key
     return None

@@ -1,48 +1,69 @@
-"""The pool of rendered pictures that training draws from, and the batches made of it.
+"""What training draws foregrounds from, and the batches composed of them.
 
-Pictures are rendered once, in shards of `SHARD`, and laid over another background with other colours each
-time they are drawn. The pool grows with the step by a fixed rule and waits for shards that aren't there yet,
-so that a batch depends on the configuration and the step alone, however fast the renderer is.
+Rendered hands and squares cut out of labelled sets are the same thing: images with coverage on disk, and
+labels in 2.5D. They are made once and laid over another background with other colours each time they are
+drawn. What is drawn depends on the configuration and the step alone, however fast the renderer is: the
+rendered pool grows with the step by a fixed rule and waits for shards that aren't there yet.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
+import shutil
 import sys
 import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dfmamba.data.index import cache_root
+from dfmamba.data.depth import encode_depth
+from dfmamba.data.index import Report, cache_root, fingerprint
+from dfmamba.data.indexed import IndexedDataset
 from dfmamba.data.kinds import SYNTHETIC_KINDS
-from dfmamba.hands.affine import extents
+from dfmamba.data.registry import dataset_info, open_dataset
+from dfmamba.data.sample import HandSample
+from dfmamba.hands.affine import box_of_points, crop_affine, square_box
+from dfmamba.hands.crop import warp_image
+from dfmamba.io.files import open_atomic_bytes
 from dfmamba.synth.appearance import SKIN_RAMP_SRGB
-from dfmamba.synth.background import sample_background
+from dfmamba.synth.background import cut_photo, photo_files, sample_background
 from dfmamba.synth.generator import SyntheticConfig
 from dfmamba.synth.shards import ShardedHands, render_shards
-from dfmamba.train.augment import (
-    AugmentConfig,
-    aimed_crops,
-    compose,
-    join,
-    move_joints,
-    paste_patches,
-    photograph,
-    random_crops,
-    swap_mirrored,
-)
-from dfmamba.train.config import DataConfig, TrainConfig
-from dfmamba.train.dataset_source import Ahead, Composed
+from dfmamba.train.augment import LEAST_JOINTS, Foregrounds, depth_of_25d, make_batch
+from dfmamba.train.config import DataConfig, SetConfig, TrainConfig
+from dfmamba.train.dataset_source import Ahead, Composed, fault
 from dfmamba.train.parallel import Ranks
 
 SHARD = 2000
 LAYERS = ("hand",)
 DEPTH_KIND = SYNTHETIC_KINDS.index("depth")
+
+ROOM = 1.9
+"""Side of the square cut out of a photograph over the longer side of the box of a hand's joints."""
+
+TOGETHER = 1.6
+"""Two hands share a square if the box of both is at most so many times as large as the larger hand's."""
+
+SMALLEST = 24.0
+"""Hands with a smaller box, in pixels of their image, are left out."""
+
+FEW = 500
+"""So many samples are cut in this process."""
+
+PATIENCE_S = 3600.0
+"""How long a process waits for what another one makes."""
 
 
 def synthetic_config(data: DataConfig) -> SyntheticConfig:
@@ -54,8 +75,7 @@ def cache_folder(data: DataConfig) -> Path:
     """Folder of the rendered pictures, named by what is in them unless the settings name one."""
     if data.cache:
         return Path(data.cache)
-    named = json.dumps(synthetic_config(data).to_dict(), sort_keys=True)
-    return cache_root() / f"synthetic-{hashlib.sha256(named.encode()).hexdigest()[:12]}"
+    return cache_root() / f"synthetic-{_digest(synthetic_config(data).to_dict())}"
 
 
 def render(data: DataConfig, first: int, count: int) -> Path:
@@ -66,32 +86,306 @@ def render(data: DataConfig, first: int, count: int) -> Path:
     )
 
 
-def render_backgrounds(data: DataConfig) -> np.ndarray:
-    """(N, S, S, 3) uint8 backgrounds, made once and kept in the cache."""
-    named = hashlib.sha256(str(data.photos).encode()).hexdigest()[:8] if data.photos else "drawn"
+def open_backgrounds(data: DataConfig, make: bool = True) -> np.ndarray:
+    """(N, S, S, 3) uint8 backgrounds, made once and kept in the cache.
+
+    The share `data.photo_share` of them is cut from the photographs of `data.photos`, if there are any.
+    Those that can't be read are counted and named on standard error.
+
+    Args:
+        data: the settings.
+        make: make them where they are missing; otherwise wait for another process that does.
+
+    Raises:
+        OSError: the folder of photographs is missing, or holds none that can be read.
+    """
+    files = photo_files(data.photos) if data.photos else []
+    named = _digest([data.photo_share, fingerprint(files)]) if files else "drawn"
     path = cache_folder(data) / f"backgrounds-{data.backgrounds}-{named}.npy"
+    if not path.is_file() and not make:
+        _wait(lambda: path.is_file(), PATIENCE_S, f"{path}: the backgrounds didn't appear")
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        pictures = np.empty((data.backgrounds, data.size, data.size, 3), np.uint8)
-        for i in range(data.backgrounds):
+        cut = round(data.photo_share * data.backgrounds) if files else 0
+        images = np.empty((data.backgrounds, data.size, data.size, 3), np.uint8)
+        report = Report()
+        for i, image in enumerate(_cut_photographs(files, cut, data, report)):
+            images[i] = image
+        for line in report.lines[1:]:
+            print(f"photographs {data.photos}: {line}", file=sys.stderr)
+        for i in range(cut, data.backgrounds):
             rng = np.random.default_rng([data.seed, 8, i])
             tone = SKIN_RAMP_SRGB[rng.integers(len(SKIN_RAMP_SRGB))]
-            pictures[i] = sample_background(rng, data.size, data.photos, tone)
-        draft = path.with_suffix(f".{os.getpid()}.part.npy")
-        np.save(draft, pictures)
-        os.replace(draft, path)
+            images[i] = sample_background(rng, data.size, None, tone)
+        with open_atomic_bytes(path) as file:
+            np.save(file, images)
     return np.load(path, mmap_mode="r")
 
 
-class Pool:
-    """Batches for the engine, drawn from the rendered pictures.
+def _cut_photographs(
+    files: Sequence[Path], count: int, data: DataConfig, report: Report
+) -> Iterator[np.ndarray]:
+    """`count` squares (S, S, 3) of the photographs, from each of them as often as from the others."""
+    queue, made = deque(files), 0
+    while made < count:
+        if not queue:
+            raise OSError(f"{data.photos}: none of {len(files)} photographs can be read: {report.lines[1]}")
+        file = queue.popleft()
+        try:
+            image = cut_photo(np.random.default_rng([data.seed, 9, made]), data.size, file)
+        except (OSError, ValueError) as error:
+            report.leave_out(str(file), fault(error))
+            continue
+        queue.append(file)
+        made += 1
+        yield image
+
+
+@dataclass
+class Stock:
+    """Foregrounds on disk that batches draw from.
+
+    Attributes:
+        images: gives the (S, S, 4) uint8 straight colour and coverage of a number.
+        joints_25d: (n, 2, 21, 3) in pixels of the images.
+        valid: (n, 2, 21) bool.
+        valid_z: (n, 2, 21) bool, joints of known depth.
+        known: (n, 2) bool; False for a hand that is in the image, but not labelled.
+        is_depth: (n,) bool.
+        chances: (n,) running sums of the chances to be drawn.
+    """
+
+    images: Callable[[int], np.ndarray]
+    joints_25d: Tensor
+    valid: Tensor
+    valid_z: Tensor
+    known: Tensor
+    is_depth: Tensor
+    chances: np.ndarray
+
+    def draw(self, rng: np.random.Generator, rows: np.ndarray, among: int) -> Foregrounds:
+        """Draws a foreground for each of the given places of a batch, among the first so many."""
+        drawn = rng.random(len(rows)) * self.chances[among - 1]
+        chosen = np.searchsorted(self.chances[:among], drawn, side="right").clip(max=among - 1)
+        index = torch.from_numpy(chosen)
+        return Foregrounds(
+            torch.from_numpy(rows),
+            torch.from_numpy(np.stack([self.images(int(i)) for i in chosen])),
+            *(getattr(self, name)[index] for name in ("joints_25d", "valid", "valid_z", "known", "is_depth")),
+        )
+
+
+def open_rendered(folder: Path, draw: dict[str, float]) -> Stock:
+    """The finished shards of rendered hands.
 
     Args:
-        config: the run; `config.data` says what is rendered, `config.augment` how it is varied.
+        folder: of the shards.
+        draw: factors of the chances by kind of scene.
+
+    Raises:
+        OSError: there are none.
+    """
+    hands = ShardedHands(folder, LAYERS)
+    labels = hands.labels
+    cameras, joints, valid, pixels = (
+        torch.from_numpy(labels[name].copy()) for name in ("camera", "joints_cam_mm", "valid", "joints_2d")
+    )
+    relative = depth_of_25d(joints.double(), cameras.double(), valid)
+    factors = np.array([draw.get(kind, 1.0) for kind in SYNTHETIC_KINDS])
+    return Stock(
+        lambda i: hands[i]["hand"],
+        torch.cat((pixels, relative[..., None].float()), dim=-1),
+        valid,
+        valid,
+        torch.ones(len(valid), 2, dtype=torch.bool),
+        torch.from_numpy(labels["kind"] == DEPTH_KIND),
+        np.cumsum(factors[labels["kind"]]),
+    )
+
+
+def open_set(chosen: SetConfig, workers: int = 0, make: bool = True, tell: bool = True) -> Stock:
+    """Squares around the hands of a labelled set, cut once and kept in the cache.
+
+    What can't be used (a damaged image, a tiny hand) is counted and named on standard error.
+
+    Args:
+        chosen: which set.
+        workers: processes that cut; 0 cuts in this one.
+        make: cut where that wasn't done yet; otherwise wait for another process that does.
+        tell: say on standard error what it holds.
+
+    Raises:
+        OSError: the set is missing.
+        ValueError: it holds nothing that can be used, or its joints are in another order than OpenPose's.
+    """
+    split = chosen.split or dataset_info(chosen.name).train
+    dataset = open_dataset(chosen.name, chosen.path, split, **chosen.options)
+    if dataset.ORDER != "openpose":
+        raise ValueError(
+            f"{chosen.name} has joints in order {dataset.ORDER!r}, a mixture those of OpenPose's; "
+            f"train on it with `dfmamba train {chosen.name}`"
+        )
+    key = [dataset.key(), str(dataset.root.resolve()), chosen.size, chosen.most, ROOM, TOGETHER, SMALLEST]
+    folder = cache_root() / f"cut-{chosen.name}-{_digest(key)}"
+    if not folder.is_dir() and not make:
+        _wait(lambda: folder.is_dir(), PATIENCE_S, f"{folder}: the cut squares didn't appear")
+    if not folder.is_dir():
+        _cut_set(dataset, chosen, folder, workers)
+    if tell:
+        facts = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        for line in (*facts["lines"], *(f"not read, {line}" for line in dataset.report.lines[1:])):
+            print(f"{chosen.name} {chosen.path} {split}: {line}", file=sys.stderr)
+    images = np.load(folder / "hand.npy", mmap_mode="r")
+    with np.load(folder / "labels.npz") as file:
+        labels = {name: torch.from_numpy(file[name]) for name in file.files}
+    return Stock(images.__getitem__, **labels, chances=np.arange(1.0, len(labels["valid"]) + 1))
+
+
+def _cut_set(dataset: IndexedDataset, chosen: SetConfig, folder: Path, workers: int) -> None:
+    """Writes the squares of a set into a folder that appears when it is complete."""
+    report = Report()
+    numbers = dataset.spaced(chosen.most)
+    if len(numbers) < len(dataset):
+        line = f"{len(numbers)} of {len(dataset)} samples, evenly spaced; `most` sets how many"
+        print(f"{chosen.name} {chosen.path}: {line}", file=sys.stderr)
+    cut = partial(_cut_sample, dataset, chosen.size)
+    draft = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    labels: dict[str, list[Any]] = {"joints_25d": [], "valid": [], "valid_z": [], "known": [], "is_depth": []}
+    try:
+        workers = workers if len(numbers) > FEW else 0
+        with (draft / "images.raw").open("wb") as file, _mapping(workers) as map_:
+            for number, found in zip(numbers, map_(cut, numbers), strict=True):
+                if isinstance(found, str):
+                    report.leave_out(dataset.labels(number).id, found)
+                    continue
+                for image, *values in found:
+                    file.write(image.tobytes())
+                    for name, value in zip(labels, values, strict=True):
+                        labels[name].append(value)
+                report.kept += 1
+        count = len(labels["valid"])
+        if not count:
+            raise ValueError(f"{chosen.name} {chosen.path}: nothing to train on: {'; '.join(report.lines)}")
+        raw = np.memmap(draft / "images.raw", np.uint8, "r", shape=(count, chosen.size, chosen.size, 4))
+        np.save(draft / "hand.npy", raw)
+        del raw
+        (draft / "images.raw").unlink()
+        np.savez(draft / "labels.npz", allow_pickle=False, **{k: np.stack(v) for k, v in labels.items()})
+        lines = [f"{count} squares of {report.lines[0]}", *report.lines[1:]]
+        (draft / "report.json").write_text(json.dumps({"lines": lines}), encoding="utf-8")
+        os.replace(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def _mapping(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """`map` in this process, or in so many others."""
+    if not workers:
+        yield map
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        try:
+            yield partial(pool.map, chunksize=16)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+Cut = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool]
+"""Image, and the labels of a `Stock` in its order."""
+
+
+def _cut_sample(dataset: IndexedDataset, size: int, number: int) -> list[Cut] | str:
+    """The squares of one sample, or why there are none."""
+    try:
+        sample = dataset[number]
+        return cut_hands(sample, size) or f"hand smaller than {SMALLEST:g} pixels"
+    except (OSError, ValueError) as error:
+        return fault(error)
+
+
+def cut_hands(sample: HandSample, size: int) -> list[Cut]:
+    """Squares around the hands of a sample: one for each, or one for both if they are close together.
+
+    Beyond the edges of the image nothing is covered. A second hand with few joints in the square of the first
+    is left out of its labels.
+
+    Args:
+        sample: with its image or depth map.
+        size: side of the squares in pixels.
+
+    Returns:
+        For each square image (S, S, 4) uint8, joints_25d (2, 21, 3) float32 in its pixels, valid, valid_z
+        (2, 21), known (2,) bool, and whether it is a depth map. Tiny hands have none.
+
+    Raises:
+        ValueError: no image, or no hand with enough labels.
+    """
+    is_depth = sample.image is None
+    if is_depth and sample.depth_mm is None:
+        raise ValueError(f"sample {sample.id!r}: neither image nor depth map")
+    image = sample.image if sample.image is not None else encode_depth(np.asarray(sample.depth_mm))
+    cover = np.full(image.shape[:2], 255, np.uint8)
+    joints, valid_z = sample.joints_25d
+    labelled = sample.valid.sum(-1) >= LEAST_JOINTS
+    hands = np.flatnonzero(labelled)
+    if not len(hands):
+        raise ValueError(f"fewer than {LEAST_JOINTS} joints are labelled")
+    boxes = [box_of_points(sample.joints_2d_px[hand], sample.valid[hand]) for hand in hands]
+    both = box_of_points(sample.joints_2d_px, sample.valid)
+    largest = max(_side(box) for box in boxes)
+    if len(boxes) == 2 and _side(both) <= TOGETHER * largest:
+        boxes = [both]
+    found: list[Cut] = []
+    for box in boxes:
+        if _side(box) < SMALLEST:
+            continue
+        affine = crop_affine(square_box(box, ROOM), size)
+        layers = (warp_image(image, affine, size), warp_image(cover, affine, size))
+        here = np.concatenate((affine.apply(joints[..., :2]), joints[..., 2:] * affine.scale), axis=-1)
+        inside = ((here[..., :2] > -0.5) & (here[..., :2] < size - 0.5)).all(-1) & sample.valid
+        valid = sample.valid & (inside.sum(-1, keepdims=True) >= LEAST_JOINTS)
+        rgba = np.dstack((layers[0], np.full_like(layers[1], 255) if is_depth else layers[1]))
+        here = np.where(valid[..., None], here, 0.0).astype(np.float32)
+        found.append((rgba, here, valid, valid_z & valid, ~sample.present | labelled, is_depth))
+    return found
+
+
+def _side(box: np.ndarray) -> float:
+    return float((box[2:] - box[:2]).max())
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _wait(there: Callable[[], bool], patience_s: float, otherwise: str) -> None:
+    deadline = time.monotonic() + patience_s
+    while not there():
+        if time.monotonic() > deadline:
+            raise OSError(otherwise)
+        time.sleep(0.2)
+
+
+class Pool:
+    """Batches for the engine, composed of rendered hands and of those of labelled sets.
+
+    Each place of a batch draws its source by the shares of `config.data`. On a GPU only the drawing happens
+    on the processor, and composition there.
+
+    Args:
+        config: the run; `config.data` says what is drawn, `config.augment` how it is varied.
         image_size: side of the model's crop, unless `config.crop` says otherwise.
         ranks: this process among several, each of which takes its share of every batch.
         patience_s: how long to wait for a shard that another process renders.
-        workers: processes that compose batches ahead; 0 composes them in this one. The same batches.
+        workers: processes that prepare batches ahead; 0 does without. The same batches.
+        copy: this is another process's pool again, for which everything is there.
+
+    Raises:
+        OSError: something is missing.
+        ValueError: a set holds nothing that can be used.
     """
 
     def __init__(
@@ -99,190 +393,81 @@ class Pool:
         config: TrainConfig,
         image_size: int,
         ranks: Ranks | None = None,
-        patience_s: float = 3600.0,
+        patience_s: float = PATIENCE_S,
         workers: int = 0,
+        copy: bool = False,
     ) -> None:
         self.ranks = ranks or Ranks()
         self.config, self.image_size, self.patience_s = config, config.crop or image_size, patience_s
-        self._ahead = Ahead(Composed(self, Pool, config, image_size, ranks, patience_s), workers)
-        self.folder = cache_folder(config.data)
-        self.backgrounds = render_backgrounds(config.data)
+        self.device = torch.device(config.device)
+        data = config.data
+        make = self.ranks.first and not copy
+        self.backgrounds = open_backgrounds(data, make)
+        self.sets = [open_set(chosen, data.workers, make, tell=make) for chosen in data.sets]
+        self.shares = np.array([data.rendered_share, *(chosen.share for chosen in data.sets)])
         self.loaded = 0
-        self._open(self.available(0))
+        if data.rendered_share:
+            self._open(self.available(0))
+        self._ahead = Ahead(Composed(self, Pool, config, image_size, ranks, patience_s, 0, True), workers)
 
     def available(self, step: int) -> int:
-        """How many pictures the pool holds at a step: all of them from half of the run on."""
+        """How many rendered hands the pool holds at a step: all of them from half of the run on."""
         data = self.config.data
         first = min(data.first, data.pictures)
         share = min(1.0, step / max(1, 0.5 * self.config.steps))
         return first + int(share * (data.pictures - first)) // SHARD * SHARD
 
     def _open(self, wanted: int) -> None:
-        deadline = time.monotonic() + self.patience_s
-        shards = [self.folder / f"shard-{first:09d}" for first in range(0, wanted, SHARD)]
-        told = False
-        while not all(shard.is_dir() for shard in shards):
-            if time.monotonic() > deadline:
-                raise OSError(
-                    f"{self.folder}: shards up to picture {wanted} didn't appear; is the renderer running?"
-                )
-            if not told:
-                print(f"waiting for the renderer ({wanted} pictures needed)", file=sys.stderr, flush=True)
-                told = True
-            time.sleep(1.0)
-        self.hands = ShardedHands(self.folder, LAYERS)
-        labels = self.hands.labels
-        cameras, joints, valid, pixels = (
-            torch.from_numpy(labels[name]) for name in ("camera", "joints_cam_mm", "valid", "joints_2d")
-        )
-        relative = depth_of_25d(joints.double(), cameras.double(), valid)
-        self.joints_25d = torch.cat((pixels, relative[..., None].float()), dim=-1)
-        self.valid = torch.from_numpy(labels["valid"].copy())
-        self.is_depth = torch.from_numpy(labels["kind"] == DEPTH_KIND)
-        factors = np.array([self.config.data.draw.get(kind, 1.0) for kind in SYNTHETIC_KINDS])
-        self.chances = np.cumsum(factors[labels["kind"]])
+        folder = cache_folder(self.config.data)
+        shards = [folder / f"shard-{first:09d}" for first in range(0, wanted, SHARD)]
+
+        def there() -> bool:
+            return all(shard.is_dir() for shard in shards)
+
+        if not there():
+            print(f"waiting for the renderer ({wanted} pictures needed)", file=sys.stderr, flush=True)
+            line = f"{folder}: shards up to picture {wanted} didn't appear; is the renderer running?"
+            _wait(there, self.patience_s, line)
+        self.rendered = open_rendered(folder, dict(self.config.data.draw))
         self.loaded = wanted
 
     def batch(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Pictures (B, 3, S, S) in [0, 1] and the loss target of one step."""
-        return self._ahead[step]
+        """Images (B, 3, S, S) in [0, 1] and the loss target of one step."""
+        prepared = self._ahead[step]
+        return prepared if self.device.type == "cpu" else self._compose(*prepared)
 
-    def compose(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """As `batch`, in this process."""
-        wanted = self.available(step)
-        if wanted > self.loaded:
-            self._open(wanted)
+    def compose(self, step: int) -> Any:
+        """What is prepared ahead of a step: the batch, or on a GPU what it is composed of."""
+        drawn = self.draw(step)
+        return self._compose(*drawn) if self.device.type == "cpu" else drawn
+
+    def draw(self, step: int) -> tuple[list[Foregrounds], Tensor, int]:
+        """The foregrounds of a step, its backgrounds (B, R, R, 3) uint8, and the seed of its composition."""
         config = self.config
         rng = np.random.default_rng([config.seed, step, self.ranks.rank])
-        drawn = rng.random(self.ranks.share_of(config.batch_size)) * self.chances[wanted - 1]
-        chosen = np.searchsorted(self.chances[:wanted], drawn, side="right").clip(max=wanted - 1)
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        foreground = np.stack([self.hands[int(i)]["hand"] for i in chosen])
-        background = np.stack(
-            [self.backgrounds[i] for i in rng.integers(0, len(self.backgrounds), len(chosen))]
-        )
-        index = torch.from_numpy(chosen)
-        return make_batch(
-            torch.from_numpy(foreground),
-            torch.from_numpy(background),
-            self.joints_25d[index],
-            self.valid[index],
-            self.is_depth[index],
-            self.image_size,
-            config.augment,
-            generator,
-        )
+        n = self.ranks.share_of(config.batch_size)
+        source = np.zeros(n, np.int64)
+        if self.sets:
+            source = rng.choice(len(self.shares), n, p=self.shares / self.shares.sum())
+        parts: list[Foregrounds] = []
+        for number in np.unique(source):
+            rows = np.flatnonzero(source == number)
+            if number == 0:
+                wanted = self.available(step)
+                if wanted > self.loaded:
+                    self._open(wanted)
+                parts.append(self.rendered.draw(rng, rows, wanted))
+            else:
+                chosen = self.sets[number - 1]
+                parts.append(chosen.draw(rng, rows, len(chosen.valid)))
+        seed = int(rng.integers(2**62))
+        behind = np.stack([self.backgrounds[i] for i in rng.integers(0, len(self.backgrounds), n)])
+        return parts, torch.from_numpy(behind), seed
 
-
-def make_batch(
-    foreground: Tensor,
-    background: Tensor,
-    joints_25d: Tensor,
-    valid: Tensor,
-    is_depth: Tensor,
-    size: int,
-    config: AugmentConfig,
-    generator: torch.Generator,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Augments one batch.
-
-    Args:
-        foreground: (n, S, S, 4) uint8.
-        background: (n, R, R, 3) uint8.
-        joints_25d: (n, 2, 21, 3) in pixels of the foreground.
-        valid: (n, 2, 21) bool.
-        is_depth: (n,) bool; depth pictures stay without background and colour effects.
-        size: side of the crops.
-        config: strengths.
-        generator: source of all randomness.
-
-    Returns:
-        Pictures (n, 3, size, size) in [0, 1] and the target of `dfmamba.heads.pose_loss`.
-    """
-    n, side = foreground.shape[:2]
-    front = foreground.permute(0, 3, 1, 2).float().div_(255)
-    back = background.permute(0, 3, 1, 2).float().div_(255)
-    back[is_depth.nonzero().flatten()] = 0
-    crops = aimed_crops(joints_25d[..., :2], valid, side, config, generator)
-    resize = torch.tensor(
-        [[side / size, 0, 0.5 * side / size - 0.5], [0, side / size, 0.5 * side / size - 0.5]]
-    )
-    crops = join(crops, resize.expand(n, 2, 3))
-    wide = AugmentConfig(rotation_deg=10, scale=0.25, zoom_out=0.0, shift=0.15, spin=0.0)
-    crops_back = join(random_crops(n, back.shape[-1], wide, generator), resize.expand(n, 2, 3))
-    gain = torch.exp(
-        torch.randn(n, 1, generator=generator) * 0.2 + torch.randn(n, 3, generator=generator) * 0.05
-    )
-    gain = 1 + (gain - 1) * config.colour
-    gain[is_depth] = 1
-    x = compose(front, back, crops, crops_back, size, gain)
-    plain = x[is_depth].clone()
-    x = photograph(x, config, generator)
-    x[is_depth] = plain
-    x = paste_patches(x, config, generator)
-
-    joints = move_joints(joints_25d, crops)
-    valid = swap_mirrored(valid, crops)
-    low, high = -0.5 - 0.15 * size, size - 0.5 + 0.15 * size
-    near = ((joints[..., :2] > low) & (joints[..., :2] < high)).all(-1) & valid
-    inside = ((joints[..., :2] > -0.5) & (joints[..., :2] < size - 0.5)).all(-1) & valid
-    present = inside.sum(-1) >= 8
-    valid = near & present[..., None]
-    return x, pose_target(joints, valid, present)
-
-
-def depth_of_25d(joints_mm: Tensor, cameras: Tensor, valid: Tensor) -> Tensor:
-    """The third coordinate of 2.5D joints, each sample with its camera; see `dfmamba.hands.camera.to_25d`.
-
-    Args:
-        joints_mm: (n, 2, 21, 3) camera frame.
-        cameras: (n, 4) fx, fy, cx, cy.
-        valid: (n, 2, 21) bool.
-
-    Returns:
-        (n, 2, 21) pixels, 0 where not valid.
-    """
-    focal = (cameras[:, 0] * cameras[:, 1]).sqrt()[:, None, None]
-    depth = joints_mm[..., 2]
-    root = torch.where(depth[..., :1] > 0, depth[..., :1], 1.0)
-    return torch.where(valid, (depth - root) * focal / root, 0.0)
-
-
-def pose_target(joints_25d: Tensor, valid: Tensor, present: Tensor) -> dict[str, Tensor]:
-    """The target of `dfmamba.heads.pose_loss` for crops, with joints lent to absent hands.
-
-    Args:
-        joints_25d: (n, 2, 21, 3) in pixels of the crops.
-        valid: (n, 2, 21) bool.
-        present: (n, 2) bool.
-    """
-    joints_25d, valid = lend_to_absent(joints_25d, valid, present)
-    return {
-        "joints_25d": torch.where(valid[..., None], joints_25d, 0.0),
-        "valid": valid,
-        "present": present,
-        "box_size_px": box_sides(joints_25d, valid),
-    }
-
-
-def lend_to_absent(joints_25d: Tensor, valid: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Gives an absent hand the joints of the one that is there.
-
-    The absent hand's output is otherwise without a teacher. So it learns the same joints, both outputs learn
-    from every picture of a single hand, and a wrong side doesn't also mean wrong joints.
-
-    Args:
-        joints_25d: (n, 2, 21, 3).
-        valid: (n, 2, 21) bool.
-        present: (n, 2) bool.
-    """
-    alone = (present.sum(1) == 1)[:, None] & ~present
-    joints_25d = torch.where(alone[..., None, None], joints_25d.flip(1), joints_25d)
-    return joints_25d, torch.where(alone[..., None], valid.flip(1), valid)
-
-
-def box_sides(joints_25d: Tensor, valid: Tensor) -> Tensor:
-    """Longer side of the box of each hand's valid joints, (n, 2), 0 without any."""
-    low, high = extents(joints_25d[..., :2], valid)
-    side = (high - low).amax(-1)
-    return torch.where(valid.any(-1), side, torch.zeros_like(side))
+    def _compose(
+        self, parts: list[Foregrounds], backgrounds: Tensor, seed: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        generator = torch.Generator(self.device).manual_seed(seed)
+        moved = [part.to(self.device) for part in parts]
+        behind = backgrounds.to(self.device)
+        return make_batch(moved, behind, self.image_size, self.config.augment, generator)

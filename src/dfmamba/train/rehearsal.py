@@ -57,10 +57,12 @@ def rehearse(
     speed = config.batch_size / max(step, 1e-9)
     total = config.steps * step + checks * check + saves * saving
     device = torch.device(config.device).type
+    alone = data_rate(source, config.batch_size // ranks.world, steps)
     return [
         f"model: {count_parameters(model) / 1e6:.2f} M parameters; {ranks.world} x {device}",
         f"step: {step:.3g} s, {speed:.3g} pictures/s, of it {100 * timed.waited / step:.0f} % data; "
         f"the first one {timed.asked[-1] - timed.asked[0]:.3g} s",
+        f"data alone: {alone:.3g} pictures/s",
         f"memory: {peak_memory_mb(config.device):.0f} MB at the peak, in one process",
         f"validation: {check:.3g} s" if validate else "validation: none",
         f"checkpoint: {saving:.3g} s, {state / 1e6:.1f} MB",
@@ -68,6 +70,22 @@ def rehearse(
         f"{saves} checkpoints",
         f"disk: about {(states * state + (2 if validate else 1) * kept) / 1e6:.1f} MB",
     ]
+
+
+def data_rate(source: Any, count: int, first: int, most_s: float = 3.0) -> float:
+    """Pictures a second of a source by itself.
+
+    Args:
+        source: of batches.
+        count: pictures of a batch.
+        first: step to begin with.
+        most_s: about how long to measure, ten batches at most.
+    """
+    begun, done = time.monotonic(), 0
+    while done < 10 and (not done or time.monotonic() - begun < most_s):
+        source.batch(first + done)
+        done += 1
+    return done * count / max(time.monotonic() - begun, 1e-9)
 
 
 class _Timed:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dfmamba.io.files import write_atomic
+from dfmamba.io.untrusted import read_json
 
 ENVIRONMENT_FILE, LOG_FILE, CURVES_FILE = "environment.json", "log.jsonl", "curves.png"
 SCHEMA = "dfmamba.environment/1"
@@ -37,7 +38,7 @@ def write_environment(out: Path, device: str, world: int, step: int) -> None:
 def read_starts(path: Path) -> list[dict[str, Any]]:
     """The starts in a file of `write_environment`; none where it is missing or damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError):
         return []
     starts = found.get("starts") if isinstance(found, dict) else None

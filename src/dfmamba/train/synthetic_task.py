@@ -12,25 +12,26 @@ from dfmamba.models import MODELS, HandPoseModel
 from dfmamba.train.config import TrainConfig
 
 
-class SyntheticTask:
+class PoseTask:
     """A model of `dfmamba.models.MODELS` and its loss on crops of `dfmamba.train.pool`.
 
     Args:
         config: the run.
 
     Raises:
-        ValueError: unknown model.
+        ValueError: unknown model, or setting of its backbone.
     """
 
     def __init__(self, config: TrainConfig) -> None:
         if config.model not in MODELS:
             raise ValueError(f"unknown model {config.model!r}; known: {', '.join(sorted(MODELS))}")
-        self.config = config
+        model = MODELS[config.model]
+        self.model = replace(model, backbone_args={**model.backbone_args, **config.backbone_args})
         self.loss_config = loss_settings(config)
 
     def build(self) -> HandPoseModel:
         """The model with random weights."""
-        return HandPoseModel(MODELS[self.config.model])
+        return HandPoseModel(self.model)
 
     def loss(self, output: Any, target: dict[str, Tensor]) -> dict[str, Tensor]:
         """All terms of `dfmamba.heads.pose_loss`."""

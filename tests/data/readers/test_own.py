@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dfmamba.data.depth import encode_depth_png
+from dfmamba.data.own_format import write_own
 from dfmamba.data.readers.own import OwnData
-from dfmamba.hands.camera import Camera
+from dfmamba.hands.camera import Camera, to_25d
+from dfmamba.hands.crop import crop_sample, flip_sample
 from dfmamba.hands.skeleton import JOINT_NAMES
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "own_data.md"
@@ -200,7 +202,7 @@ def set_joint(content: Content, column: int, value: float) -> None:
         (lambda c: set_joint(c, 2, -3.0), "a joint lies behind the camera"),
         (lambda c: hand(c)["joints_cam"].pop(), NOT_3D),
         (lambda c: set_joint(c, 0, None), NOT_3D),
-        (lambda c: hand(c).pop("joints_cam"), "2D labels without joints_cam"),
+        (lambda c: hand(c).pop("joints_cam"), "neither joints_cam nor joints_2d_px"),
         (lambda c: entry(c).update(camera=None), "neither joints_2d_px nor a camera"),
         (lambda c: entry(c).update(camera=[300, 0, 1, 1]),
          "the camera is not four usable numbers: wrong intrinsics"),
@@ -227,6 +229,63 @@ def test_an_unusable_sample_is_left_out(folder: Path, change: Change, reason: st
     dataset = opened(folder, content)
     assert dataset.report.left_out == {reason: 1}
     assert [sample.id for sample in dataset] == ["pictures/1.png"]
+
+
+def pixels_only(depth: list[float | None] | None) -> Content:
+    """The first hand labelled in pixels, with the depths given; the second in millimetres."""
+    content = copy.deepcopy(content_of())
+    joints = hand(content).pop("joints_cam")
+    hand(content)["joints_2d_px"] = Camera(*CAMERA).project(np.array(joints)).tolist()
+    if depth is not None:
+        hand(content)["depth_px"] = depth
+    return content
+
+
+def test_labels_in_pixels_only(folder: Path) -> None:
+    depth = [0.25 * i if i != 7 else None for i in range(21)]
+    dataset = opened(folder, pixels_only(depth))
+    sample, other = dataset[0], dataset[1]
+    assert sample.valid[0].all()
+    assert not sample.joints_cam_mm.any()
+    joints, known = sample.joints_25d
+    np.testing.assert_allclose(joints[0, :, :2], sample.joints_2d_px[0])
+    np.testing.assert_allclose(joints[0, :, 2], [d or 0.0 for d in depth])
+    assert np.flatnonzero(~known[0]).tolist() == [7]
+    with pytest.raises(ValueError, match="labelled in pixels only; framework a2j needs millimetres"):
+        sample.require_mm("framework a2j")
+
+    assert other.depth_px is None
+    camera = Camera(*CAMERA)
+    joints, known = other.joints_25d
+    np.testing.assert_allclose(joints[0], to_25d(other.joints_cam_mm[0].astype(float), camera), atol=1e-3)
+    assert known[0].all()
+    assert not known[1].any()
+
+    assert not opened(folder, pixels_only(None))[0].joints_25d[1].any()
+
+
+def test_pixels_survive_export_mirroring_and_cropping(folder: Path, tmp_path: Path) -> None:
+    dataset = opened(folder, pixels_only([0.5 * i for i in range(21)]))
+    assert write_own(dataset, tmp_path / "copy", "train").kept == 2
+    again = OwnData(tmp_path / "copy", "train")[0]
+    np.testing.assert_array_equal(again.depth_px, dataset[0].depth_px)
+    np.testing.assert_array_equal(again.joints_2d_px, dataset[0].joints_2d_px)
+    mirrored = flip_sample(again)
+    np.testing.assert_array_equal(mirrored.joints_25d[0][1, :, 2], again.joints_25d[0][0, :, 2])
+    larger = crop_sample(again, (0, 0, 32, 32), 64)
+    np.testing.assert_allclose(larger.joints_25d[0][0, :, 2], 2 * again.joints_25d[0][0, :, 2])
+
+
+@pytest.mark.parametrize(
+    ("depth", "reason"),
+    [
+        ([1.0] * 20, "depth_px is not a number or null for each of the joint names"),
+        (["near"] * 21, "depth_px is not a number or null for each of the joint names"),
+        ([math.inf] * 21, "a depth is absurdly large"),
+    ],
+)
+def test_unusable_depths(folder: Path, depth: list, reason: str) -> None:
+    assert opened(folder, pixels_only(depth)).report.left_out == {reason: 1}
 
 
 def test_unusable_pictures(folder: Path) -> None:

@@ -29,7 +29,7 @@ export function makeForm(field, file, options) {
 
 /** Predicts a picture: the JSON as it came, what it says, and the server's times in milliseconds. */
 export async function predict(file, options, signal) {
-  const response = await ask("/api/predict", { method: "POST", body: makeForm("picture", file, options), signal });
+  const response = await ask("api/predict", { method: "POST", body: makeForm("picture", file, options), signal });
   const text = await response.text();
   const entries = (response.headers.get("Server-Timing") ?? "").split(", ").map((part) => part.split(";dur="));
   return { text, prediction: JSON.parse(text), times: Object.fromEntries(entries.map(([k, v]) => [k, Number(v)])) };

@@ -67,7 +67,7 @@ function setUpDrops(tabs) {
 }
 
 async function start() {
-  const server = await (await ask("/api/models")).json();
+  const server = await (await ask("api/models")).json();
   fill("model", server.models);
   fill("detector", server.detectors, DETECTORS);
   const most = server.limits.upload_bytes;

@@ -122,7 +122,7 @@ export class Result {
   async #saveGlb() {
     try {
       const headers = { "Content-Type": "application/json" };
-      const response = await ask("/api/convert?format=glb", { method: "POST", body: this.text, headers });
+      const response = await ask("api/convert?format=glb", { method: "POST", body: this.text, headers });
       save(await response.blob(), "model/gltf-binary", `${this.name}.glb`);
     } catch (error) {
       this.complain(error.message);

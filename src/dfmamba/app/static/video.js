@@ -38,13 +38,13 @@ export class VideoTab {
       const mirrored = this.find("mirrored").checked;
       const options = { model, detector, threshold, camera, mirrored, smooth: this.find("smooth").checked };
       const init = { method: "POST", body: makeForm("film", file, options), signal: run.upload.signal };
-      let job = await (await ask("/api/film", init)).json();
+      let job = await (await ask("api/film", init)).json();
       run.job = job.id;
       while (this.run === run && ["waiting", "running"].includes(job.state)) {
         this.#progress(job);
         await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
         if (this.run !== run) return;
-        job = await (await ask(`/api/film/${job.id}`)).json();
+        job = await (await ask(`api/film/${job.id}`)).json();
       }
       if (this.run === run) this.#finish(job, file.name);
     } catch (error) {
@@ -70,9 +70,11 @@ export class VideoTab {
       return;
     }
     const stem = name.replace(/\.[^.]*$/, "");
-    this.find("player").src = job.files.overlay;
-    Object.assign(this.find("overlay"), { href: job.files.overlay, download: `${stem}_hands.mp4` });
-    Object.assign(this.find("lines"), { href: job.files.predictions, download: `${stem}.jsonl` });
+    // Relative to the page, which a proxy may show in a folder.
+    const files = `api/film/${job.id}`;
+    this.find("player").src = `${files}/overlay.mp4`;
+    Object.assign(this.find("overlay"), { href: `${files}/overlay.mp4`, download: `${stem}_hands.mp4` });
+    Object.assign(this.find("lines"), { href: `${files}/predictions.jsonl`, download: `${stem}.jsonl` });
     this.find("result").hidden = false;
     this.find("work").hidden = false;
     this.find("progress").value = 1;
@@ -89,6 +91,6 @@ export class VideoTab {
     this.find("work").hidden = true;
     this.find("cancel").hidden = false;
     run?.upload.abort();
-    if (run?.job) await ask(`/api/film/${run.job}`, { method: "DELETE" }).catch(() => null);
+    if (run?.job) await ask(`api/film/${run.job}`, { method: "DELETE" }).catch(() => null);
   }
 }

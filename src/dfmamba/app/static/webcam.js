@@ -24,7 +24,7 @@ export class WebcamTab {
       this.page.complain("browsers lend the camera to pages of this machine or of https only: open http://127.0.0.1");
       return;
     }
-    const run = (this.run = {});
+    const run = (this.run = { session: crypto.randomUUID() });
     try {
       const video = { width: { ideal: 640 }, height: { ideal: 480 }, ...(device ? { deviceId: { exact: device } } : {}) };
       const stream = await navigator.mediaDevices.getUserMedia({ video, audio: false });
@@ -72,7 +72,7 @@ export class WebcamTab {
         // The picture goes out as the camera gives it; only its display is mirrored.
         const file = await this.#grab();
         const mirrored = this.find("mirrored").checked;
-        const answer = await predict(file, { ...this.page.options(), mirrored });
+        const answer = await predict(file, { ...this.page.options(), mirrored, session: run.session });
         if (this.run !== run) return;
         this.result.show(answer, this.frame, { flip: !mirrored, name: "webcam" });
         ends.push(performance.now());

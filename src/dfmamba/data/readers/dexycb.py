@@ -261,11 +261,11 @@ class DexYCB(IndexedDataset):
     def _intrinsics(self, serial: int) -> Path:
         return self.root / "calibration" / "intrinsics" / f"{SERIALS[serial]}_{SIZE[0]}x{SIZE[1]}.yml"
 
-    def _key(self) -> Mapping[str, Any]:
+    def key(self) -> Mapping[str, Any]:
         serials = [SERIALS[i] for i in split_of(self.split).serials]
         folders = (self.root / sequence / serial for sequence in self._sequences() for serial in serials)
         frames = files_digest(folders, lambda name: name.startswith(("color_", "labels_")))
-        return {**super()._key(), "frames": frames}
+        return {**super().key(), "frames": frames}
 
 
 @dataclass(frozen=True)

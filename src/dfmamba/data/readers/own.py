@@ -18,15 +18,16 @@ from dfmamba.data.depth import load_depth_png
 from dfmamba.data.index import Report, Row
 from dfmamba.data.indexed import IndexedDataset
 from dfmamba.data.own_format import FORMAT, SPLITS, UNITS_MM, VERSION, files_digest
-from dfmamba.hands.camera import Camera
-from dfmamba.hands.skeleton import HAND_NAMES, JOINT_NAMES, NUM_JOINTS
+from dfmamba.hands.camera import Camera, to_25d
+from dfmamba.hands.skeleton import HAND_NAMES, JOINT_NAMES, NUM_JOINTS, WRIST
 from dfmamba.io.images import SUFFIXES, load_image
 from dfmamba.io.untrusted import numbers, read_json
 from dfmamba.text import quote
 
 _HEADER = ("format", "version", "units", "joint_names", "samples")
+_OPTIONAL = ("depth_unit_mm", "teacher")
 _ENTRY = ("id", "picture", "depth", "size", "camera", "box", "hands")
-_HAND = ("side", "joints_cam", "joints_2d_px", "valid", "visible")
+_HAND = ("side", "joints_cam", "joints_2d_px", "depth_px", "valid", "visible", "disagreement")
 _LARGEST_SIZE = 100_000
 
 
@@ -39,6 +40,8 @@ class OwnData(IndexedDataset):
     Args:
         root: the folder with `<split>.json`.
         split: "train", "val" or "test".
+        labels: another file of labels than `<split>.json`; its paths are relative to `root` as well.
+        disagreement: of labels by a teacher (`dfmamba data label`), the largest disagreement to use.
 
     Raises:
         OSError, ValueError: see `IndexedDataset`.
@@ -47,9 +50,15 @@ class OwnData(IndexedDataset):
     NAME = "own data"
     SPLITS = SPLITS
 
+    def __init__(
+        self, root: str | Path, split: str, labels: str | Path = "", disagreement: float | str = math.inf
+    ) -> None:
+        options = {"labels": str(labels), "disagreement": float(disagreement)}
+        super().__init__(root, split, **{k: v for k, v in options.items() if v not in ("", math.inf)})
+
     def sources(self) -> list[Path]:
         """The split's JSON file."""
-        return [self.root / f"{self.split}.json"]
+        return [Path(self.options.get("labels") or self.root / f"{self.split}.json")]
 
     def rows(self, report: Report) -> Iterator[Row]:
         """The entries of the file, in its order."""
@@ -99,6 +108,13 @@ class OwnData(IndexedDataset):
             box = numbers(box)
             if box is None:
                 return "the box is not four finite numbers"
+        most = self.options.get("disagreement", math.inf)
+        for hand in entry["hands"]:
+            off = hand.get("disagreement")
+            if off is not None and not (_is_number(off) and off >= 0):
+                return "disagreement is not a number from 0 on"
+            if off is not None and off > most:
+                return f"the teacher's disagreement is above {most:g}"
         hands = _read_hands(entry["hands"], camera, content)
         if isinstance(hands, str):
             return hands
@@ -115,10 +131,10 @@ class OwnData(IndexedDataset):
             return "the picture or depth map is damaged"
         return shape[1], shape[0]
 
-    def _key(self) -> Mapping[str, Any]:
+    def key(self) -> Mapping[str, Any]:
         folders = sorted(Path(folder) for folder, _, _ in os.walk(self.root))
         pictures = files_digest(folders, lambda name: Path(name).suffix.lower() in SUFFIXES)
-        return {**super()._key(), "pictures": pictures}
+        return {**super().key(), "pictures": pictures}
 
 
 @dataclass(frozen=True)
@@ -150,7 +166,7 @@ def read_file(path: Path) -> Content:
 
 def parse_file(content: Any, path: str) -> Content:
     """As `read_file`, of what the file holds; `path` starts the messages."""
-    _check_keys(content, _HEADER, ("depth_unit_mm",), path)
+    _check_keys(content, _HEADER, _OPTIONAL, path)
     if content["format"] != FORMAT or content["version"] != VERSION:
         raise ValueError(
             f"{path}: format {quote(content['format'])}, version {quote(content['version'])}; "
@@ -222,6 +238,7 @@ def _read_hands(hands: list[Any], camera: Camera | None, content: Content) -> di
     """The labels of both hands as fields of a row, or why they can't be used."""
     shape = (2, NUM_JOINTS)
     joints, pixels = np.zeros((*shape, 3)), np.zeros((*shape, 2))
+    depth = None if all(hand.get("joints_cam") is not None for hand in hands) else np.full(shape, np.nan)
     valid, visible, present = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(2, bool)
     seen = any(hand.get("visible") is not None for hand in hands)
     for hand in hands:
@@ -229,12 +246,22 @@ def _read_hands(hands: list[Any], camera: Camera | None, content: Content) -> di
         if present[side]:
             return "two hands of one side"
         present[side] = True
-        if hand.get("joints_cam") is None:
-            return "2D labels without joints_cam"
-        given = numbers(hand["joints_cam"])
-        if given is None or given.shape != (count, 3):
-            return "joints_cam is not three numbers for each of the joint names"
-        joints[side, content.joints] = given * content.unit_mm
+        if hand.get("joints_cam") is not None:
+            given = numbers(hand["joints_cam"])
+            if given is None or given.shape != (count, 3):
+                return "joints_cam is not three numbers for each of the joint names"
+            joints[side, content.joints] = given * content.unit_mm
+            if depth is not None and camera is not None and WRIST in content.joints:
+                depth[side] = to_25d(joints[side], camera)[:, 2]
+        elif hand.get("joints_2d_px") is None:
+            return "neither joints_cam nor joints_2d_px"
+        elif hand.get("depth_px") is not None:
+            assert depth is not None
+            given = hand["depth_px"]
+            given = numbers([np.nan if d is None else d for d in given]) if isinstance(given, list) else None
+            if given is None or given.shape != (count,):
+                return "depth_px is not a number or null for each of the joint names"
+            depth[side, content.joints] = given
         if hand.get("joints_2d_px") is not None:
             given = numbers(hand["joints_2d_px"])
             if given is None or given.shape != (count, 2):
@@ -254,6 +281,7 @@ def _read_hands(hands: list[Any], camera: Camera | None, content: Content) -> di
     return {
         "joints_cam_mm": joints,
         "joints_2d_px": pixels,
+        "depth_px": depth,
         "valid": valid,
         "visible": visible if seen else None,
         "present": present,

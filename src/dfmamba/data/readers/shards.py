@@ -48,7 +48,8 @@ class ShardedDataset(OwnData):
 
     def __init__(self, root: str | Path, split: str, shards: str | Sequence[str] = "") -> None:
         self._contents: dict[str, Content] = {}
-        super().__init__(root, split, shards=shards if isinstance(shards, str) else list(shards))
+        patterns = shards if isinstance(shards, str) else list(shards)
+        IndexedDataset.__init__(self, root, split, shards=patterns)
 
     def sources(self) -> list[Path]:
         """The shards, by name."""
@@ -135,8 +136,8 @@ class ShardedDataset(OwnData):
             self._contents[mark] = parse_file(head | {"samples": []}, str(labels))
         return text, self._contents[mark]
 
-    def _key(self) -> Mapping[str, Any]:
-        return IndexedDataset._key(self)
+    def key(self) -> Mapping[str, Any]:
+        return IndexedDataset.key(self)
 
 
 def _key_of(name: str) -> tuple[str, str]:
