@@ -28,7 +28,7 @@ from dfmamba.predict import Prediction, Predictor
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
     """What the server has."""
-    return Predictor(dfmamba.load().fuse(), "cpu")
+    return Predictor(dfmamba.load(), "cpu", detector=None)
 
 
 def _picture(photo: bytes) -> Image.Image:
