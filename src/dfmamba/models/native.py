@@ -85,6 +85,11 @@ def _array(x: Tensor) -> np.ndarray:
     return np.ascontiguousarray(x.detach().cpu().numpy(), dtype=np.float32)
 
 
+def _decay_rates(layer: DSSM) -> np.ndarray:
+    """By NumPy: PyTorch's exp starts threads, after which a program can't fork."""
+    return -np.exp(_array(layer.A_log)) if layer.A is None else _array(layer.A)
+
+
 def _folded(conv: Any, norm: nn.Module | None) -> tuple[np.ndarray, np.ndarray | None]:
     """Weights (O, I, k, k) and bias of a convolution or linear layer, with the batch norm after it."""
     weight, bias = _array(conv.weight), None if conv.bias is None else _array(conv.bias)
@@ -275,7 +280,7 @@ class _Program:
             "delta": delta,
             "B": maps.part(layer.rank, config.d_state),
             "C": maps.part(layer.rank + config.d_state, config.d_state),
-            "A": _array(layer.decay_rates()),
+            "A": _decay_rates(layer),
             "D": _array(layer.D),
             "bias": _array(layer.dt_bias),
         }
