@@ -6,7 +6,7 @@ STAMP = $(VENV)/.installed
 WORKERS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test lint check-all check-chaos clean
+.PHONY: demo docs test lint check-all check-fuzz check-chaos clean
 
 $(STAMP): pyproject.toml setup.py $(wildcard src/dfmamba/ops/native/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -29,9 +29,16 @@ lint: $(STAMP)
 test: $(STAMP) lint  ## everything but the slow checks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
+docs: $(STAMP)  ## the site in out/site; links that lead nowhere are errors
+	$(BIN)/mkdocs build --strict
+
 check-all: $(STAMP) lint  ## also the slow checks
 	test -d node_modules/onnxruntime-web || npm install --no-save onnxruntime-web
 	$(BIN)/python -m pytest tests studies
+	$(MAKE) check-fuzz
+
+check-fuzz: $(STAMP)  ## read 20,000 damaged files of every format
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --count 20000 --seed 0
 
 check-chaos: $(STAMP)  ## kill a training run 20 times, tear its files, fill its disk, compare the bits
 	OMP_NUM_THREADS=1 $(BIN)/python tests/train/chaos.py --kills 20 --steps 100

@@ -43,6 +43,7 @@ MODULES = {
     "baselines": "timm",
     "bench": "mambapy",
     "board": "tensorboard",
+    "docs": "mkdocs",
     "bulk": "pyarrow",
     "export": "onnxruntime",
     "ray": "ray",

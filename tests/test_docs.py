@@ -82,10 +82,10 @@ def test_blocks_that_are_not_run_say_why(record_property: pytest.RecordProperty)
 
 @pytest.mark.slow
 def test_requests_of_the_page_are_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sends what docs/app.md shows to a server, and follows a film to its end."""
+    """Sends what docs/use/app.md shows to a server, and follows a film to its end."""
     if shutil.which("curl") is None:
         pytest.skip("curl not found (apt-get install curl)")
-    if missing_extras(BY_PAGE["docs/quickstart.md"]):
+    if missing_extras(BY_PAGE["docs/start/quickstart.md"]):
         pytest.skip("needs pip install 'dfmamba[app,video]'")
     lay_out(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -105,7 +105,7 @@ def test_requests_of_the_page_are_answered(tmp_path: Path, monkeypatch: pytest.M
 
 
 def send_requests(address: str) -> int:
-    """Runs the requests of docs/app.md in their order; returns their number."""
+    """Runs the requests of docs/use/app.md in their order; returns their number."""
 
     def curl(*words: str) -> str:
         done = subprocess.run(["curl", "--silent", "--fail", *words], capture_output=True, text=True)
@@ -113,7 +113,7 @@ def send_requests(address: str) -> int:
         return done.stdout
 
     sent, film = 0, ""
-    shells = [block for block in BY_PAGE["docs/app.md"] if block.language in SHELLS]
+    shells = [block for block in BY_PAGE["docs/use/app.md"] if block.language in SHELLS]
     for program, *words in (words for block in shells for words in docs_runner.commands(block)):
         if program != "curl":
             continue
@@ -218,3 +218,30 @@ def test_pictures_of_the_pages_are_used_and_small() -> None:
     for picture in pictures:
         assert picture in shown, picture.name
         assert picture.stat().st_size < 150_000, picture.name
+
+
+def test_environment_variables_are_in_the_table() -> None:
+    page = (ROOT / "docs" / "reference" / "environment.md").read_text(encoding="utf-8")
+    read = re.compile(
+        r"environ(?:\.get|\.setdefault)?[\[(]\"(\w+)\"|\"(\w+)\" not in os\.environ|\"(DFMAMBA_\w+)\""
+    )
+    found = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        found |= {name for match in read.finditer(text) for name in match.groups() if name}
+    assert found > {"DFMAMBA_BACKEND", "XDG_CACHE_HOME", "RANK"}
+    assert not {name for name in found if f"`{name}`" not in page}
+
+
+def test_the_drawing_of_the_architecture_is_that_of_the_contract() -> None:
+    spec = importlib.util.spec_from_file_location(
+        "draw_architecture", ROOT / "tools" / "draw_architecture.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert (ROOT / "docs" / "images" / "architecture.svg").read_text(encoding="utf-8") == tool.svg()
+    page = (ROOT / "docs" / "understand" / "architecture.md").read_text(encoding="utf-8")
+    rooms = {room for floor in tool.floors() for room in floor}
+    assert not {room for room in rooms if f"`{room}/`" not in page and f"`{room}.py`" not in page}

@@ -42,16 +42,22 @@ def same_joints(a: Prediction, b: Prediction, px: float, mm: float) -> None:
         np.testing.assert_allclose(one.joints_3d_mm, other.joints_3d_mm, atol=mm)
 
 
-def test_model_predictor_and_command_agree(
-    model: HandPoseModel, expected: Prediction, tmp_path: Path
-) -> None:
+def test_a_model_and_its_predictor_agree(model: HandPoseModel, expected: Prediction) -> None:
     predictor = dfmamba.Predictor(model, device="cpu")
     same_joints(predictor.predict(str(PHOTO)), expected, 0, 0)
     same_joints(predictor.predict(Image.open(PHOTO)), expected, 0, 0)
     same_joints(predictor.predict_batch([PHOTO, PHOTO])[1], expected, TOLERANCE, TOLERANCE)
-    assert main(["predict", str(PHOTO), "--out", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize("detector", ["built-in", "none"])
+def test_python_and_the_command_agree(model: HandPoseModel, tmp_path: Path, detector: str) -> None:
+    """With what the command does unless told otherwise, and without a detector."""
+    chosen = [] if detector == "built-in" else ["--detector", detector]
+    assert main(["predict", str(PHOTO), "--out", str(tmp_path), *chosen]) == 0
     file = Prediction.load_json(tmp_path / "two_hands.json")
-    same_joints(file, expected, TOLERANCE, TOLERANCE)
+    found = dfmamba.Predictor(model, device="cpu", detector=detector).predict(PHOTO)
+    assert len(found.hands) == 2
+    same_joints(file, found, TOLERANCE, TOLERANCE)
 
 
 @pytest.mark.slow

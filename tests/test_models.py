@@ -226,3 +226,22 @@ def test_heads_take_an_empty_batch(layers: int) -> None:
     found = HandPoseModel(replace(config, head=head)).eval()(torch.zeros(0, 3, 64, 64))
     assert found.joints_25d.shape == (0, 2, 21, 3)
     assert HandPoseModel(MODELS["test_detector"]).eval()(torch.zeros(0, 3, 64, 64)).shape[0] == 0
+
+
+@pytest.mark.parametrize("name", ["nano", "detector"])
+def test_models_and_detectors_come_back_from_save_pretrained(name: str, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    model = load(name)
+    model.save_pretrained(tmp_path)
+    again = HandPoseModel.from_pretrained(tmp_path)
+    assert again.config == model.config
+    for key, values in model.state_dict().items():
+        assert torch.equal(again.state_dict()[key], values), key
+    card = (tmp_path / "README.md").read_text()
+    assert card.startswith("---\nlicense: apache-2.0\nlibrary_name: dfmamba\npipeline_tag: ")
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    (tmp_path / "README.md").write_text("mine")
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"

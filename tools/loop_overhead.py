@@ -20,11 +20,11 @@ import torch
 
 from dfmamba.models import MODELS
 from dfmamba.train.config import TrainConfig
+from dfmamba.train.engine import Network
 from dfmamba.train.meter import Meter
-from dfmamba.train.network import Network
 from dfmamba.train.optim import learning_rate
 from dfmamba.train.parallel import Ranks
-from dfmamba.train.synthetic_task import PoseTask
+from dfmamba.train.pool import PoseTask
 
 
 def make_batch(count: int, size: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

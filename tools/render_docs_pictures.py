@@ -1,4 +1,4 @@
-"""Renders the pictures of docs/pictures.md, from examples/ and from scenes that the package renders.
+"""Renders the pictures of docs/use/pictures.md, from examples/ and from scenes that the package renders.
 
 python tools/render_docs_pictures.py docs/images [--detector built-in] [--only app]
 

@@ -238,7 +238,7 @@ def _line(result: Result) -> str:
 def _costs(options: Namespace) -> int:
     import torch
 
-    from dfmamba.bench.timing import Plan
+    from dfmamba.bench.contest import Plan
     from dfmamba.text import Table
     from studies.synthhands5.costs import measure_costs
     from studies.synthhands5.rows import FAMILIES

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dfmamba.bench.timing import Plan, race
+from dfmamba.bench.contest import Plan, race
 from dfmamba.machine import describe_machine
 from dfmamba.models import HandPoseModel, count_macs, count_parameters
 from studies.synthhands5.rows import Row

@@ -24,7 +24,7 @@ from dfmamba.train.augment import (
     warp,
 )
 from dfmamba.train.config import RunConfig, dense_head_loss
-from dfmamba.train.network import Batch
+from dfmamba.train.engine import Batch
 from studies.synthhands5.pictures import Pictures
 from studies.synthhands5.settings import CROP_FACTOR, MARGIN, PICTURE
 

@@ -23,6 +23,7 @@ from dfmamba.app.work import Sessions
 from dfmamba.detect import Detection
 from dfmamba.hands.skeleton import BONES, JOINT_NAMES
 from dfmamba.predict import Prediction, Predictor
+from dfmamba.predict.surface import with_surface
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,12 @@ def test_the_answer_is_the_prediction_of_python(ask, photo, predictor, options, 
     assert answer.json() == expected.to_dict()
     assert answer.text == expected.to_json()
     assert Prediction.from_json(answer.text).hands[0].side == expected.hands[0].side
+
+
+def test_hands_have_a_fit_on_demand(ask, photo, predictor) -> None:
+    answer = ask(photo, mesh="true")
+    assert answer.json() == with_surface(predictor.predict(_picture(photo))).to_dict()
+    assert all("fit" in hand for hand in answer.json()["hands"])
 
 
 def test_the_time_is_in_a_header(ask, photo) -> None:

@@ -171,7 +171,7 @@ def make_film(tmp_path: Path, photo: bytes) -> Callable[[int], bytes]:
 
 
 def test_a_film_gives_joints_and_a_film(client, make_film) -> None:
-    answer = _post(client, make_film(6), smooth="true")
+    answer = _post(client, make_film(6), smooth="true", mesh="true")
     state = _wait(client, answer.json()["id"])
     assert (state["state"], state["frames_done"], state["frames_total"]) == ("done", 6, 6)
     assert state["hands"] >= 5
@@ -180,6 +180,8 @@ def test_a_film_gives_joints_and_a_film(client, make_film) -> None:
     assert header["schema"] == "dfmamba.film/1"
     assert header["smoothing"] is not None
     assert [line["index"] for line in lines] == list(range(6))
+    hands = [hand for line in lines for hand in line["hands"]]
+    assert all(len(hand["fit"]["pose_deg"]) == 25 for hand in hands)
     client.delete(f"/api/film/{state['id']}")
 
 

@@ -13,11 +13,20 @@ from torch import nn
 
 from dfmamba.bench import backbones, forms
 from dfmamba.bench.backbones import BackboneBench, Case, backbone_table, run
-from dfmamba.bench.contest import Row
-from dfmamba.bench.forms import Ring, Variant, call_of, folded, gathered, variants
+from dfmamba.bench.contest import Plan, Row, Timing
 from dfmamba.bench.memory import peak_bytes
-from dfmamba.bench.networks import Features, Network, build, networks
-from dfmamba.bench.timing import Plan, Timing
+from dfmamba.bench.networks import (
+    Features,
+    Network,
+    Ring,
+    Variant,
+    build,
+    call_of,
+    folded,
+    gathered,
+    networks,
+    variants,
+)
 
 PLAN = Plan(rounds=2, fewest=1, warmup=0, sample_seconds=0.0)
 OURS = Network("ours", "dfmamba_test")

@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from dfmamba.bench.contest import Absent, Entrant, Row, contest, relative_error
-from dfmamba.bench.timing import Plan
+from dfmamba.bench.contest import Absent, Entrant, Plan, Row, contest, relative_error
 
 PLAN = Plan(rounds=2, fewest=1, warmup=0, sample_seconds=0.0)
 

@@ -9,11 +9,17 @@ import pytest
 import torch
 
 from dfmamba.bench import ops
-from dfmamba.bench.competitors import OPERATORS, scan_loop
-from dfmamba.bench.contest import Absent, Entrant, Row, relative_error
-from dfmamba.bench.operands import Shape, growth_shapes, real_shapes, sample_problem, scan_problem
+from dfmamba.bench.competitors import (
+    OPERATORS,
+    Shape,
+    growth_shapes,
+    real_shapes,
+    sample_problem,
+    scan_loop,
+    scan_problem,
+)
+from dfmamba.bench.contest import Absent, Entrant, Plan, Row, Timing, relative_error
 from dfmamba.bench.ops import OpsBench, backends, entrants, growth_table, log_slope, run, shape_table
-from dfmamba.bench.timing import Plan, Timing
 from dfmamba.ops import backend, selective_scan_reference
 
 CPU = torch.device("cpu")

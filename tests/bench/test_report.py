@@ -7,15 +7,16 @@ import platform
 
 import pytest
 
-from dfmamba.bench.contest import Row
-from dfmamba.bench.report import (
+from dfmamba.bench.contest import (
+    Plan,
     Report,
+    Row,
+    Timing,
     milliseconds,
     now,
     ratio,
     remarks,
 )
-from dfmamba.bench.timing import Plan, Timing
 from dfmamba.machine import describe_machine
 from dfmamba.text import Table, format_json
 

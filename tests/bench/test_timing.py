@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfmamba.bench.timing import Plan, Timing, Turns, race
+from dfmamba.bench.contest import Plan, Timing, Turns, race
 
 
 class Clock:

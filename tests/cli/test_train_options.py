@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import re
 from pathlib import Path
@@ -16,7 +17,7 @@ from dfmamba.cli.main import main
 from dfmamba.fixtures import write_fixture
 from dfmamba.models import MODELS, HandPoseModel, count_parameters
 from dfmamba.train.config import TrainConfig
-from dfmamba.train.synthetic_task import PoseTask
+from dfmamba.train.pool import PoseTask
 
 SMALL = ["--backbone", "dfmamba_test", "--batch_size", "2", "--framework.image_size", "64"]
 
@@ -234,3 +235,16 @@ def test_synthetic_training_is_rehearsed(tmp_path: Path, capsys) -> None:
     assert "rendering: 4000 pictures before the first step" in shown
     assert re.search(r"^whole run: about \d+:\d\d:\d\d for 30000 steps, 30 validations", shown, re.MULTILINE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_with_aliases_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten aliases of ten aliases and so on: 300 bytes that stand for gigabytes."""
+    names = "abcdefgh"
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in itertools.pairwise(names)]
+    path = tmp_path / "config.yaml"
+    path.write_text("\n".join([*lines, "seed: *h"]))
+    assert main(["train", "--config", str(path), "--print-config"]) == 2
+    error = capsys.readouterr().err
+    assert "aliases (*name) are not read" in error
+    assert len(error) < 500

@@ -53,7 +53,7 @@ const actions = {
     const hands = await findAtDetections(network, pictureOf(picture), detections, 0.5);
     return JSON.parse(toJson(toPrediction(hands, picture, job.settings, null)));
   },
-  film: async ({ picture, times }) => {
+  film: async ({ picture, times, threshold = 0.5 }) => {
     const predictor = new Predictor(job.settings, made);
     let views = 0;
     predictor.network.run = async (values, count) => {
@@ -62,7 +62,7 @@ const actions = {
     };
     const seen = [];
     for (const time of times) {
-      const { hands } = await predictor.predictNext(pictureOf(picture), time);
+      const { hands } = await predictor.predictNext(pictureOf(picture), time, { threshold });
       seen.push({ tracks: hands.map(({ track }) => track), sides: hands.map(({ side }) => side), views });
       views = 0;
     }

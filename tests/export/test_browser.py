@@ -329,7 +329,10 @@ def test_hands_at_detections_equal_pythons() -> None:
 def test_hands_of_a_film_are_followed() -> None:
     """Between two searches each hand costs one view, and keeps its number."""
     picture = smooth(np.random.default_rng(6), 120, 90)
-    (seen,) = ask_node(("film", {"picture": rgba(picture), "times": [0, 0.1, 0.2, 100.0]}))
+    (seen, empty) = ask_node(
+        ("film", {"picture": rgba(picture), "times": [0, 0.1, 0.2, 100.0]}),
+        ("film", {"picture": rgba(picture), "times": [0, 0.03, 0.06, 0.11, 0.05], "threshold": 1.0}),
+    )
     count = len(seen[0]["tracks"])
     assert count >= 1
     assert sorted(seen[0]["tracks"]) == list(range(count))
@@ -337,3 +340,5 @@ def test_hands_of_a_film_are_followed() -> None:
     assert seen[3]["views"] > count
     assert all(each["tracks"] == seen[0]["tracks"] for each in seen)
     assert all(each["sides"] == seen[0]["sides"] for each in seen)
+    # Without a hand it is not searched for in every picture; a film that begins anew is.
+    assert [each["views"] > 0 for each in empty] == [True, False, False, True, True]

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from dfmamba.hands.camera import Camera
+from dfmamba.hands.model import HandModel
 from dfmamba.hands.skeleton import BONES, REFERENCE_BONES_MM
 from dfmamba.predict import Hand, Prediction
+from dfmamba.synth.pose import PoseBank
 
 CAMERA = Camera(500.0, 520.0, 320.0, 240.0)
 
@@ -32,9 +34,25 @@ def bent_hand(seed: int) -> np.ndarray:
     return joints @ turn.T
 
 
-def make_hand(seed: int = 0, side: str = "right", place_mm: Any = None, **changes: Any) -> Hand:
+def model_hand(seed: int = 0, side: str = "right", place_mm: Any = None, **changes: Any) -> Hand:
+    """A hand that the hand model can have, in a pose of the bank."""
+    rng = np.random.default_rng(seed)
+    pose = np.zeros((1, 25))
+    pose[0, :22] = PoseBank.load().angles[seed]
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    joints = HandModel.load()(pose, side=side, rotation=turn * np.sign(np.linalg.det(turn))).joints[0]
+    return make_hand(seed, side, place_mm, joints=joints - joints[0], **changes)
+
+
+def make_hand(
+    seed: int = 0,
+    side: str = "right",
+    place_mm: Any = None,
+    joints: np.ndarray | None = None,
+    **changes: Any,
+) -> Hand:
     """A hand, in the camera at a place, or relative to its wrist and drawn with 1.5 pixels a millimetre."""
-    joints = bent_hand(seed)
+    joints = bent_hand(seed) if joints is None else joints
     if place_mm is not None:
         joints = joints + np.asarray(place_mm, dtype=float)
     pixels = (320.0, 240.0) + 1.5 * joints[:, :2] if place_mm is None else CAMERA.project(joints)
@@ -64,6 +82,12 @@ def hand() -> Callable[..., Hand]:
 
 
 @pytest.fixture
+def real_hand() -> Callable[..., Hand]:
+    """`model_hand`."""
+    return model_hand
+
+
+@pytest.fixture
 def prediction() -> Callable[..., Prediction]:
     """`make_prediction`."""
     return make_prediction
@@ -72,4 +96,4 @@ def prediction() -> Callable[..., Prediction]:
 @pytest.fixture
 def two_hands() -> Prediction:
     """A right and a left hand in the camera."""
-    return make_prediction(make_hand(1, "right", (-90, 20, 450)), make_hand(2, "left", (100, 0, 520)))
+    return make_prediction(model_hand(1, "right", (-90, 20, 450)), model_hand(2, "left", (100, 0, 520)))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.linalg import orthogonal_procrustes
 
 from dfmamba.formats import Record, write_prediction
 from dfmamba.formats.mediapipe import to_mediapipe, to_mediapipe_image, to_mediapipe_world
@@ -32,6 +33,39 @@ def openpose_hands(content: dict) -> list[tuple[str, np.ndarray, np.ndarray]]:
             if flat.any():
                 hands.append((side, flat, np.reshape(person[f"hand_{side}_keypoints_3d"], (-1, 4))))
     return hands
+
+
+def similarity(truth: np.ndarray, points: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """What moves, scales, and turns or mirrors `points` onto `truth`, as FreiHAND's eval.py aligns joints."""
+    t, p = truth.mean(0), points.mean(0)
+    s, r = np.linalg.norm(truth - t) + 1e-8, np.linalg.norm(points - p) + 1e-8
+    turn, scale = orthogonal_procrustes((truth - t) / s, (points - p) / r)
+    return lambda mesh: (mesh - mesh.mean(0)) @ turn.T * scale * s / r + t - p + mesh.mean(0)
+
+
+def test_the_steps_of_freihands_evaluation_run_on_the_file(
+    hand: Callable, prediction: Callable, tmp_path: Path
+) -> None:
+    """Layout, alignment of joints, which moves the vertices along, and distances to the true mesh."""
+    found = [prediction(hand(0, "right", (0, 0, 500))), prediction(), prediction(hand(2))]
+    truth = [one.hands[0].joints_3d_mm / 1000 if one.hands else np.eye(21, 3) for one in found]
+    path = tmp_path / "pred.json"
+    write_prediction(iter(found), "freihand", path)
+    pred = json.loads(path.read_text())
+    assert len(pred) == 2
+    assert len(pred[0]) == len(pred[1]) == len(truth)
+    for true, joints, vertices in zip(truth, *map(lambda part: map(np.array, part), pred), strict=True):
+        assert joints.shape == (21, 3)
+        assert vertices.ndim == 2
+        assert vertices.shape[1] == 3
+        align = similarity(true, joints)
+        moved = align(vertices)
+        assert np.isfinite(moved).all()
+        distances = np.linalg.norm(np.tile(true, (38, 1))[:778, None] - moved, axis=-1).min(1)
+        assert 0 <= (distances < 0.005).mean() <= 1
+        if joints.any():
+            np.testing.assert_allclose(align(joints), true, atol=2e-6)
+            np.testing.assert_allclose(moved, true, atol=2e-6)
 
 
 @seeds
@@ -122,7 +156,7 @@ def test_freihand(hand: Callable, prediction: Callable, tmp_path: Path) -> None:
     pictures = [prediction(best, other), prediction(), prediction(hand(2))]
     summary = write_prediction(iter(pictures), "freihand", tmp_path / "pred.json")
     joints, vertices = json.loads((tmp_path / "pred.json").read_text())
-    assert vertices == [[], [], []]
+    assert vertices == joints
     np.testing.assert_allclose(joints[0], best.joints_3d_mm / 1000, atol=1e-6)
     assert not np.any(joints[1])
     np.testing.assert_allclose(joints[2], pictures[2].hands[0].joints_3d_mm / 1000, atol=1e-6)
@@ -130,6 +164,7 @@ def test_freihand(hand: Callable, prediction: Callable, tmp_path: Path) -> None:
     assert told == [
         ("hands left out", 1),
         ("hands relative to their wrist", 1),
+        ("hands without a fitted surface", 2),
         ("left hands", 1),
         ("pictures without a hand", 1),
     ]

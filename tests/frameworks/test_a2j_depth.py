@@ -23,7 +23,7 @@ from dfmamba.frameworks.a2j_depth import A2JDepth, Change, DepthAugmentation, cr
 from dfmamba.hands.affine import box_of_points
 from dfmamba.hands.camera import Camera
 from dfmamba.heads import HandPoseOutput, HeadConfig, LossConfig, pose_loss
-from dfmamba.heads.output import LayerOutput
+from dfmamba.heads.config import LayerOutput
 from dfmamba.io.joint_files import read_joint_file, write_joint_file
 from dfmamba.metrics.depth_benchmarks import DEPTH_BENCHMARKS, score_depth
 from dfmamba.models import HandPoseModel, ModelConfig

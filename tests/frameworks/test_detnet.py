@@ -19,8 +19,7 @@ from dfmamba.frameworks import Example, framework_from_dict
 from dfmamba.frameworks.detnet import KNUCKLE, REFERENCE_MM, DetNet
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import PARENTS
-from dfmamba.heads.detnet import DetNetOutput
-from dfmamba.heads.detnet_losses import heat_maps
+from dfmamba.heads.detnet import DetNetOutput, heat_maps
 from dfmamba.metrics import HandMetrics, root_scale_aligned
 from dfmamba.models import HandPoseModel, ModelConfig, count_parameters
 

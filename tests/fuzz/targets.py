@@ -517,7 +517,7 @@ def app_bodies(folder: Path) -> Iterator[Seed]:
             if answer.status_code >= 500:
                 raise AssertionError(f"{path}: {answer.status_code} {answer.text[:200]}")
             if answer.status_code >= 400:
-                raise ValueError(answer.json()["detail"])
+                raise ValueError(" ".join(map(str, answer.json().values())))
 
         return read
 

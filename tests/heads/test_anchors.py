@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dfmamba.heads.anchors import aggregate, anchor_grid, anchor_weights, by_hand
+from dfmamba.heads.config import aggregate, anchor_grid, anchor_weights, by_hand
 
 
 def random_votes(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

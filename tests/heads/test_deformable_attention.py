@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dfmamba.heads.deformable_attention import DeformableAttention, deformable_attention
+from dfmamba.heads.transformer import DeformableAttention, deformable_attention
 
 SHAPES = [(5, 3), (3, 2), (1, 1)]
 

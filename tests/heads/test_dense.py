@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dfmamba.heads import AnchorToJoint, HeadConfig, LossConfig, pose_loss
-from dfmamba.heads.dense import DenseDecoder, SeparableBlock
+from dfmamba.heads.build import DenseDecoder, SeparableBlock
 
 CONFIG = HeadConfig(image_size=64, num_layers=0, dim=16, anchor_stride=8)
 

@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dfmamba.heads import build_head, head_config
-from dfmamba.heads.detector import FIRST_SCORE, DetectorConfig, DetectorHead
-from dfmamba.heads.detector_losses import (
+from dfmamba.heads.detector import (
+    FIRST_SCORE,
     HAND,
     IGNORED,
+    DetectorConfig,
+    DetectorHead,
     boxes_of_map,
     detector_loss,
     generalised_iou,
@@ -51,7 +53,7 @@ def test_settings_round_trip_and_bad_ones_are_refused() -> None:
     assert head_config(config.to_dict()) == config
     with pytest.raises(ValueError, match="unknown head setting"):
         head_config({"kind": "detector", "depth": 3})
-    with pytest.raises(ValueError, match="from 1 on"):
+    with pytest.raises(ValueError, match="expected 1 to"):
         DetectorConfig(width=0)
     with pytest.raises(ValueError, match="can't be divided"):
         DetectorHead((8,), (16,), DetectorConfig(image_size=40))

@@ -13,8 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfmamba.heads import build_head, head_config
-from dfmamba.heads.detnet import DetNetConfig, DetNetHead, DetNetOutput, read_out
-from dfmamba.heads.detnet_losses import DetNetLossConfig, detnet_loss, heat_maps
+from dfmamba.heads.detnet import (
+    DetNetConfig,
+    DetNetHead,
+    DetNetLossConfig,
+    DetNetOutput,
+    detnet_loss,
+    heat_maps,
+    read_out,
+)
 from dfmamba.models import count_parameters
 
 SMALL = DetNetConfig(image_size=64, map_size=16, width=8, num_joints=5)

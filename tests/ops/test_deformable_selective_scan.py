@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import deform_conv2d
 
 from dfmamba.ops import (
     anchor_grid,
     centre_index,
-    deformable_sample,
     deformable_selective_scan,
     deformable_selective_scan_reference,
     selective_scan,
 )
+from dfmamba.ops.deformable_sample import plain as sample_plain
+from dfmamba.ops.selective_scan import plain as scan_plain
 
 BATCH, CHANNELS, HEIGHT, WIDTH, STATES, COUNT = 2, 4, 5, 6, 3, 9
 LENGTH = HEIGHT * WIDTH
@@ -156,20 +160,43 @@ class _Work(TorchDispatchMode):
         return result
 
 
-def test_work_grows_linearly_with_the_number_of_tokens() -> None:
-    def work(height: int) -> int:
-        width = 20
-        offsets, _ = centre_only(height, width)
-        weights = normal(BATCH, 1, COUNT, height, width)
-        x = normal(BATCH, CHANNELS, height, width)
-        with torch.no_grad(), _Work() as counted:
-            mixed = deformable_sample(x, offsets, weights, ANCHORS)
-            selective_scan(mixed.flatten(2), **scan_operands(height * width))
-        return counted.elements
+def quadratic_share(layer: Callable[[Tensor], Tensor]) -> float:
+    """Elements and multiply-adds that grow with the square of the tokens, for a pair of tokens.
 
-    once, twice, four = work(16), work(32), work(64)
-    assert twice / once == pytest.approx(2, rel=0.1)
-    assert four / twice == pytest.approx(2, rel=0.1)
+    Three times as many tokens in steps of one: what is linear cancels in the second difference, c T^2 leaves
+    2 c (T / 3)^2. Operators are those inside the layer, so it must be no operator of its own.
+    """
+    height, width = 32, 20
+
+    def work(height: int) -> int:
+        x = normal(BATCH, CHANNELS, height, width)
+        with torch.no_grad(), FlopCounterMode(display=False) as products, _Work() as counted:
+            layer(x)
+        return counted.elements + products.get_total_flops()
+
+    once, twice, three = (work(times * height) for times in (1, 2, 3))
+    return (three - 2 * twice + once) / (2 * (height * width) ** 2)
+
+
+def sampled_and_scanned(x: Tensor) -> Tensor:
+    """The plain forms, all of whose operators are PyTorch's."""
+    height, width = x.shape[2:]
+    offsets, _ = centre_only(height, width)
+    weights = normal(BATCH, 1, COUNT, height, width)
+    mixed = sample_plain.forward(x, offsets, weights, ANCHORS)
+    return scan_plain.forward(mixed.flatten(2), *scan_operands(height * width).values())[0]
+
+
+def test_work_grows_linearly_with_the_number_of_tokens() -> None:
+    assert abs(quadratic_share(sampled_and_scanned)) < 0.01
+
+
+def test_a_dense_product_inside_is_noticed() -> None:
+    def dense(x: Tensor) -> Tensor:
+        tokens = sampled_and_scanned(x).mT
+        return tokens @ tokens.mT @ tokens
+
+    assert quadratic_share(dense) > 1
 
 
 def test_maps_or_sequences_of_steps_and_gates() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dfmamba.ops import selective_scan, selective_scan_reference
-from dfmamba.ops.selective_scan.recurrence import piece_length, recur
+from dfmamba.ops.selective_scan.plain import piece_length, recur
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 
@@ -102,7 +102,7 @@ def gradients(function, values: Sequence[Tensor], **options) -> tuple[Tensor, ..
 def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Forces each way through the fast path, whatever the shape."""
     cpu = importlib.import_module("dfmamba.ops.selective_scan.plain")
-    recurrence = importlib.import_module("dfmamba.ops.selective_scan.recurrence")
+    recurrence = importlib.import_module("dfmamba.ops.selective_scan.plain")
     if request.param == "loop":
         monkeypatch.setattr(recurrence, "SMALL_STEP_ELEMENTS", 0)
     else:

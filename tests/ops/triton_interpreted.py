@@ -343,7 +343,7 @@ def test_public_operators_run_on_the_kernels(between: Callable[[Tensor], Tensor]
         grad = normal(*y.shape, seed=16)
         found = gradients((y * grad).sum(), values)
         if between is None:
-            from dfmamba.ops.deformable_selective_scan.operator import fused
+            from dfmamba.ops.deformable_selective_scan import fused
 
             checks = ("test_schema", "test_autograd_registration", "test_faketensor")
             torch.library.opcheck(fused, (*values, True, True), test_utils=checks)

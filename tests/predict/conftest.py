@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dfmamba.heads.output import HandPoseOutput
+from dfmamba.heads.config import HandPoseOutput
 
 SIZE = 64
 

@@ -109,6 +109,21 @@ def test_colour_face_and_repeatability() -> None:
     assert first.face.max() < sum(len(part.faces) for part in PARTS)
 
 
+def test_triangles_drawn_at_once_look_as_one_after_the_other() -> None:
+    """What a GPU does, here by the processor: nearest depths first, then whose they are."""
+    lights = sample_lights(np.random.default_rng(1))
+    palettes = sample_palettes(PARTS, (0, 0))
+    one, other = (
+        raster.render(PARTS, CAMERA, 48, lights, palettes, 3, 2, at_once=at_once) for at_once in (False, True)
+    )
+    assert (one.face >= 0).any()
+    np.testing.assert_array_equal(one.depth_mm, other.depth_mm)
+    np.testing.assert_array_equal(one.alpha, other.alpha)
+    np.testing.assert_array_equal(one.instance, other.instance)
+    assert (one.face == other.face).mean() > 0.995
+    assert np.abs(one.rgb - other.rgb).max(-1).mean() < 1e-4
+
+
 def test_shadow_falls_behind_an_occluder() -> None:
     lights = sample_lights(np.random.default_rng(1))
     lamp = type(lights)(

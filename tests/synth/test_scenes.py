@@ -1,4 +1,4 @@
-"""Composed scenes: determinism, labels, contacts, the camera."""
+"""PoolBatches scenes: determinism, labels, contacts, the camera."""
 
 from __future__ import annotations
 

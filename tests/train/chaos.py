@@ -29,11 +29,11 @@ from typing import Any
 import torch
 from safetensors.torch import load
 
-from dfmamba.train.checkpoint import find_states, read_state
 from dfmamba.train.config import TrainConfig
 from dfmamba.train.engine import train
 from dfmamba.train.parallel import Ranks
-from dfmamba.train.synthetic_task import PoseTask
+from dfmamba.train.pool import PoseTask
+from dfmamba.train.run_folder import find_states, read_state
 
 FORK = multiprocessing.get_context("fork")
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from dfmamba.io import files
 from dfmamba.io.files import remove_leftovers, write_atomic
-from dfmamba.train.checkpoint import (
+from dfmamba.train.run_folder import (
     OLD_STATE_FILE,
     find_states,
     load_state,

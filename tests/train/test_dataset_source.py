@@ -18,8 +18,8 @@ from dfmamba.data.index import Report, Row
 from dfmamba.data.indexed import IndexedDataset
 from dfmamba.frameworks import Example
 from dfmamba.hands.camera import Camera
-from dfmamba.train.dataset_source import DatasetSource
 from dfmamba.train.parallel import Ranks
+from dfmamba.train.samples import DatasetSource
 
 
 class Numbered(IndexedDataset):
@@ -134,13 +134,13 @@ def test_a_program_ends_though_its_workers_outlive_a_signal() -> None:
     program = """
 import sys, torch
 from torch.utils.data import Dataset
-from dfmamba.train.dataset_source import Ahead
+from dfmamba.train.samples import Prefetched
 
 class Numbers(Dataset):
     def __getitem__(self, i):
         return torch.tensor(i)
 
-sys.kept = Ahead(Numbers(), 1)  # nothing lets go of it before the end
+sys.kept = Prefetched(Numbers(), 1)  # nothing lets go of it before the end
 print(int(sys.kept[3]))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from dfmamba.heads.detector_losses import HAND, IGNORED
+from dfmamba.heads.detector import HAND, IGNORED
 from dfmamba.models import HandPoseModel
 from dfmamba.train.augment import AugmentConfig
-from dfmamba.train.detector_pool import DetectorPool, DetectorRun, Layers, judge, open_pool
-from dfmamba.train.detector_task import DetectorTask
+from dfmamba.train.detector import DetectorPool, DetectorRun, DetectorTask, Layers, judge, open_pool
 from dfmamba.train.engine import train
 
 PLAIN = AugmentConfig(colour=0.0, blur=0.0, noise=0.0)
@@ -93,7 +92,7 @@ def test_a_hand_that_is_covered_is_no_longer_to_be_found() -> None:
     source = pool()
     x = torch.zeros(3, 64, 64)
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-    from dfmamba.train.detector_pool import CLOSE
+    from dfmamba.train.detector import CLOSE
 
     still = replace(CLOSE, zoom=(0.25, 0.25), reach=0.0)
     below = [(torch.full((21, 2), 32.0), torch.ones(21))]

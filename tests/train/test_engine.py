@@ -13,12 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dfmamba.models import HandPoseModel
-from dfmamba.train.checkpoint import OLD_STATE_FILE, find_states, read_state
 from dfmamba.train.config import DataConfig, TrainConfig
-from dfmamba.train.engine import train
-from dfmamba.train.network import Network
+from dfmamba.train.engine import Network, step_seed, train
 from dfmamba.train.parallel import Ranks
-from dfmamba.train.synthetic_task import PoseTask
+from dfmamba.train.pool import PoseTask
+from dfmamba.train.run_folder import OLD_STATE_FILE, find_states, read_state
 
 
 class Dots:
@@ -84,6 +83,16 @@ def test_interrupted_run_equals_the_uninterrupted_one(tmp_path: Path, changes: d
     assert a.keys() == b.keys()
     for name in a:
         assert torch.equal(a[name], b[name]), name
+
+
+def test_any_seed_trains(tmp_path: Path) -> None:
+    fit(config(tmp_path, steps=1, seed=2**63 - 1), Dots())
+    assert (
+        len({step_seed(seed, rank, 3) for seed in (0, 1, 2**24, 2**24 + 1, 2**40) for rank in (0, 1)}) == 10
+    )
+    for seed in (-1, 2**63):
+        with pytest.raises(ValueError, match=f"seed is {seed}"):
+            config(tmp_path, seed=seed)
 
 
 def test_loss_falls(tmp_path: Path) -> None:

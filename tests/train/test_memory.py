@@ -12,7 +12,7 @@ import pytest
 SCRIPT = """
 import resource
 import torch
-from dfmamba.train.memory import freed_memory_kept
+from dfmamba.train.engine import freed_memory_kept
 
 def filled():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

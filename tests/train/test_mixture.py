@@ -22,8 +22,16 @@ from dfmamba.train import pool as pool_module
 from dfmamba.train.config import DataConfig, SetConfig, TrainConfig
 from dfmamba.train.engine import train
 from dfmamba.train.parallel import Ranks
-from dfmamba.train.pool import ROOM, Pool, cut_hands, open_backgrounds, open_set, render
-from dfmamba.train.synthetic_task import PoseTask
+from dfmamba.train.pool import (
+    ROOM,
+    Pool,
+    PoseTask,
+    cut_hands,
+    open_backgrounds,
+    open_set,
+    render,
+    train_pose,
+)
 
 SIZE = 64
 
@@ -229,3 +237,14 @@ def test_joints_in_another_order_are_refused(tmp_path: Path) -> None:
     write_fixture("nyu", tmp_path / "nyu", count=2)
     with pytest.raises(ValueError, match="joints in order 'nyu14'"):
         open_set(SetConfig("nyu", str(tmp_path / "nyu"), 0.5))
+
+
+def test_a_set_that_changed_is_not_gone_on_with(config: TrainConfig, sets: Path, tmp_path: Path) -> None:
+    copy = without_depth(sets / "own", tmp_path / "copy")
+    data = replace(config.data, sets=(SetConfig("own", str(copy), 1.0),), photos=None)
+    run = replace(config, out=str(tmp_path / "run"), data=data, validation=1, validate_every=100)
+    train_pose(run, Ranks(), until=1)
+    victim = copy / open_dataset("own", copy, "train").index[1].picture
+    Image.fromarray(np.asarray(Image.open(victim)) // 2).save(victim)
+    with pytest.raises(ValueError, match=r"began with other images or labels in own .*copy"):
+        train_pose(run, Ranks(), resume=True, until=2)

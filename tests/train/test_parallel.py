@@ -17,10 +17,9 @@ from torch import nn
 from dfmamba.heads import pose_loss
 from dfmamba.models import MODELS, HandPoseModel
 from dfmamba.train.config import TrainConfig
-from dfmamba.train.engine import train
-from dfmamba.train.network import Network
+from dfmamba.train.engine import Network, train
 from dfmamba.train.parallel import Ranks
-from dfmamba.train.synthetic_task import loss_settings
+from dfmamba.train.pool import loss_settings
 
 
 class LayerNormTask:

@@ -52,7 +52,7 @@ def test_composing_ahead_changes_nothing(config: TrainConfig) -> None:
 
 
 def test_a_copy_maps_the_pictures_again(config: TrainConfig) -> None:
-    content = pickle.dumps(Pool(config, 32)._ahead.items)
+    content = pickle.dumps(Pool(config, 32)._prefetched.items)
     assert len(content) < 10_000
     x, _ = pickle.loads(content)[4]
     assert torch.equal(x, Pool(config, 32).batch(4)[0])

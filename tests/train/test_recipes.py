@@ -8,8 +8,7 @@ import math
 import pytest
 
 from dfmamba.data.registry import DATASETS
-from dfmamba.train.dataset_task import DatasetTask
-from dfmamba.train.recipes import RECIPES, recipe
+from dfmamba.train.framework import RECIPES, DatasetTask, recipe
 
 
 def test_every_data_set_has_one() -> None:

@@ -18,7 +18,7 @@ from dfmamba.frameworks import Example
 from dfmamba.hands.affine import box_of_points
 from dfmamba.hands.camera import Camera
 from dfmamba.train.parallel import Ranks
-from dfmamba.train.shard_source import ShardOrder, ShardSource
+from dfmamba.train.samples import ShardOrder, ShardSource
 
 COUNTS = (5, 1, 0, 9, 4)
 

@@ -13,8 +13,8 @@ from dfmamba.backbones import create_backbone
 from dfmamba.backbones.baselines import ResNetConfig, create_baseline
 from dfmamba.models import MODELS, HandPoseModel
 from dfmamba.train.config import TrainConfig
-from dfmamba.train.network import start_model
-from dfmamba.train.synthetic_task import PoseTask
+from dfmamba.train.engine import start_model
+from dfmamba.train.pool import PoseTask
 from dfmamba.train.transfer import load_backbone
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dfmamba.detect import Detection
-from dfmamba.heads.output import HandPoseOutput
+from dfmamba.heads.config import HandPoseOutput
 from dfmamba.predict.looking import CropNetwork, find_at_detections
 
 SIZE = 64

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from dfmamba.hands.camera import Camera
+from dfmamba.hands.model import HandModel
 from dfmamba.predict import Hand, Prediction
+from dfmamba.predict.surface import with_surface
 from dfmamba.view import Viewer, make_viewer
 
 pytest.importorskip("rerun", reason="rerun is missing: pip install 'dfmamba[viewer]'")
@@ -102,3 +104,20 @@ def test_the_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(__import__("sys").modules, "rerun", None)
     with pytest.raises(ImportError, match=r"dfmamba\[viewer\]"):
         make_viewer("rerun", tmp_path / "a.rrd")
+
+
+def test_surfaces_of_fitted_hands(tmp_path: Path) -> None:
+    model = HandModel.load()
+    joints = model(np.zeros((1, 25)), side="left", place_mm=np.array([0.0, 0.0, 400.0])).joints[0]
+    hand = Hand("left", 0.9, [1, 2, 30, 40], joints[:, :2], joints, np.ones(21), "camera", track=3)
+    viewer: Viewer = make_viewer("rerun", tmp_path / "film.rrd")
+    picture = np.zeros((48, 64, 3), np.uint8)
+    fitted = with_surface(Prediction((hand,), (64, 48), CAMERA))
+    viewer.log(0, 0.0, picture, fitted)
+    viewer.log(1, 0.04, picture, Prediction((hand,), (64, 48), CAMERA))
+    viewer.close()
+    rows = recorded(tmp_path / "film.rrd")["hands/surface"]
+    np.testing.assert_allclose(latest(rows, "vertex_positions", 0), fitted.hands[0].vertices_mm(), atol=1e-3)
+    faces = latest(rows, "triangle_indices", 0)
+    np.testing.assert_array_equal(faces, model.faces_of("left", forearm=False))
+    assert any(row.get("picture") == 1 and "is_recursive" in row for row in rows)

@@ -1,3 +1,3 @@
-"""The local page of `dfmamba app` and its HTTP API; needs the extra `app`. docs/app.md describes both."""
+"""The local page of `dfmamba app` and its HTTP API; needs the extra `app`. docs/use/app.md describes both."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The routes under /api. docs/app.md has an example of each; /openapi.json describes them to programs."""
+"""The routes under /api. docs/use/app.md has an example of each; /openapi.json describes them to programs."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from dfmamba.draw.canvas import CONFIDENT, SIDE_COLORS, joint_color
 from dfmamba.hands.skeleton import BONES, FINGERS, JOINT_NAMES
 from dfmamba.io.images import MAX_MEGAPIXELS
 from dfmamba.predict.result import Prediction
+from dfmamba.predict.surface import with_surface
 
 _LARGEST_JSON = 2_000_000
 _MEDIA = {OVERLAY: "video/mp4", PREDICTIONS: "application/jsonl", "glb": "model/gltf-binary"}
@@ -44,6 +45,11 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "description": "any name: pictures of one name are a film, whose hands are followed",
     },
     "smooth": {"type": "boolean", "default": False, "description": "one-euro smoothing"},
+    "mesh": {
+        "type": "boolean",
+        "default": False,
+        "description": "fit the hand model: its angles and shape in the answer, its surface in films",
+    },
 }
 
 
@@ -141,7 +147,7 @@ def make_router(config: AppConfig, predictors: Predictors, threads: Threads, fil
         "/{rest:path}", methods=["GET", "POST", "PUT", "DELETE", "PATCH"], include_in_schema=False
     )
     async def unknown(rest: str) -> JSONResponse:
-        raise HTTPException(404, "no such address; docs/app.md lists them")
+        raise HTTPException(404, "no such address; docs/use/app.md lists them")
 
     return router
 
@@ -155,15 +161,16 @@ def _predict(
     picture: np.ndarray = read_picture(file)
     read = time.perf_counter() - began
     if options.session is not None:
-        return sessions.step(predictor, picture, options), read, began
-    prediction = predictor.predict(
-        picture,
-        box=options.box,
-        camera=options.camera,
-        mirrored=options.mirrored,
-        threshold=options.threshold,
-    )
-    return prediction, read, began
+        prediction = sessions.step(predictor, picture, options)
+    else:
+        prediction = predictor.predict(
+            picture,
+            box=options.box,
+            camera=options.camera,
+            mirrored=options.mirrored,
+            threshold=options.threshold,
+        )
+    return with_surface(prediction) if options.mesh else prediction, read, began
 
 
 def _to_glb(content: bytes) -> bytes:

@@ -245,6 +245,7 @@ def predict_film(job: Job, predictor: Predictor, options: Options, most_frames: 
             job.folder / PREDICTIONS,
             job.folder / OVERLAY,
             progress=progress,
+            mesh=options.mesh,
         )
     if report.fault is not None:
         job.note(report.fault)

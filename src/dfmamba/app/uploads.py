@@ -38,6 +38,7 @@ class Options:
         camera: its intrinsics.
         box: where its hands are.
         smooth: of films only: one-euro smoothing.
+        mesh: whether hands get a fit, and films show their surface.
         session: a name of the client's own choice, for the pictures of one camera, whose hands are followed.
     """
 
@@ -48,11 +49,12 @@ class Options:
     camera: Camera | None = None
     box: tuple[float, float, float, float] | None = None
     smooth: bool = False
+    mesh: bool = False
     session: str | None = None
 
 
-PICTURE_FIELDS = ("model", "detector", "threshold", "mirrored", "camera", "box", "session")
-FILM_FIELDS = ("model", "detector", "threshold", "mirrored", "camera", "smooth")
+PICTURE_FIELDS = ("model", "detector", "threshold", "mirrored", "camera", "box", "session", "mesh")
+FILM_FIELDS = ("model", "detector", "threshold", "mirrored", "camera", "smooth", "mesh")
 
 
 def parse_options(fields: Mapping[str, str], known: tuple[str, ...]) -> Options:
@@ -69,7 +71,7 @@ def parse_options(fields: Mapping[str, str], known: tuple[str, ...]) -> Options:
             continue
         if name == "threshold":
             values[name] = _number(name, text)
-        elif name in ("mirrored", "smooth"):
+        elif name in ("mirrored", "smooth", "mesh"):
             if text.lower() not in _SWITCH:
                 raise ValueError(f"{name}: expected true or false, got {text!r}")
             values[name] = _SWITCH[text.lower()]

@@ -11,8 +11,8 @@ offsets o_k, and then runs a state-space recurrence with N states per channel ov
     y_t  = C_t h_t + D x~_t                                                                (3)
 
 (1) is `dfmamba.ops.deformable_sample`, (2) and (3) are `dfmamba.ops.selective_scan`. Where the paper is
-silent, `docs/method.md` says what was chosen and why; `DSSMConfig.as_published` gives the equations as they
-stand here.
+silent, docs/understand/method.md says what was chosen and why; `DSSMConfig.as_published` gives the equations
+as they stand here.
 
 The blocks are those of Fig. 3: convolution; gated convolution, the Mamba block without its scan (MambaOut,
 Yu & Wang 2025); the Mamba block (Gu & Dao 2024), with a plain or the deformable scan, and an FFN around it;

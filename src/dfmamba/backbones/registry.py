@@ -144,7 +144,7 @@ def create_backbone(
             peer or baseline without `features_only`.
         ImportError: a baseline without timm.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = create_backbone("dfmamba_nano", features_only=True).eval()
         >>> [tuple(m.shape[1:]) for m in model(torch.zeros(1, 3, 64, 64))]

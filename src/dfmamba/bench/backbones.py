@@ -9,12 +9,22 @@ from typing import Any
 
 import torch
 
-from dfmamba.bench.contest import Absent, Entrant, Row, contest, waiter
-from dfmamba.bench.forms import FORMS, Ring, Variant, call_of, gathered, many_compilations, variants
+from dfmamba.bench.contest import Absent, Entrant, Plan, Row, contest, milliseconds, remarks, waiter
 from dfmamba.bench.memory import peak_bytes
-from dfmamba.bench.networks import PEERS, Features, Network, build, networks
-from dfmamba.bench.report import milliseconds, remarks
-from dfmamba.bench.timing import Plan
+from dfmamba.bench.networks import (
+    FORMS,
+    PEERS,
+    Features,
+    Network,
+    Ring,
+    Variant,
+    build,
+    call_of,
+    gathered,
+    many_compilations,
+    networks,
+    variants,
+)
 from dfmamba.models import count_macs, count_parameters
 from dfmamba.ops import use_backend
 from dfmamba.text import Table

@@ -13,11 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dfmamba.bench.contest import Absent, Entrant, contest, relative_error, waiter
-from dfmamba.bench.report import milliseconds, remarks
-from dfmamba.bench.timing import Plan
+from dfmamba.bench.contest import (
+    Absent,
+    Entrant,
+    Plan,
+    contest,
+    milliseconds,
+    relative_error,
+    remarks,
+    waiter,
+)
 from dfmamba.heads import HandPoseOutput
 from dfmamba.models import HandPoseModel, count_macs, count_parameters, list_models, load
+from dfmamba.models.native import NativeNetwork
 from dfmamba.ops import use_backend
 from dfmamba.predict import Prediction
 from dfmamba.predict.predictor import Predictor
@@ -73,6 +81,16 @@ def fused(model: HandPoseModel) -> nn.Module:
     return model.fuse().to(memory_format=torch.channels_last)
 
 
+def in_c(model: HandPoseModel) -> nn.Module | str:
+    """As one call of the C kernels a crop, on the CPU."""
+    if next(model.parameters()).device.type != "cpu":
+        return "the C kernels run on the CPU only"
+    try:
+        return NativeNetwork(model, torch.get_num_threads())
+    except (ValueError, RuntimeError) as error:
+        return str(error)
+
+
 def onnx(model: HandPoseModel) -> nn.Module | str:
     """In onnxruntime, on the CPU."""
     if next(model.parameters()).device.type != "cpu":
@@ -89,7 +107,13 @@ def onnx(model: HandPoseModel) -> nn.Module | str:
         return str(error)
 
 
-FORMS: dict[str, Form] = {"eager": eager, "channels_last": channels_last, "fused": fused, "onnx": onnx}
+FORMS: dict[str, Form] = {
+    "eager": eager,
+    "channels_last": channels_last,
+    "fused": fused,
+    "c": in_c,
+    "onnx": onnx,
+}
 """Ways to run a model: a function that gives a network, or says why it can't."""
 
 

@@ -11,11 +11,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dfmamba.bench.competitors import INSTALL, OPERATORS, Operator
-from dfmamba.bench.contest import Absent, Entrant, Row, contest, first_line, relative_error, waiter
-from dfmamba.bench.operands import Function, Problem, Shape, growth_shapes, real_shapes
-from dfmamba.bench.report import milliseconds, ratio, remarks
-from dfmamba.bench.timing import Plan
+from dfmamba.bench.competitors import (
+    INSTALL,
+    OPERATORS,
+    Function,
+    Operator,
+    Problem,
+    Shape,
+    growth_shapes,
+    real_shapes,
+)
+from dfmamba.bench.contest import (
+    Absent,
+    Entrant,
+    Plan,
+    Row,
+    contest,
+    first_line,
+    milliseconds,
+    ratio,
+    relative_error,
+    remarks,
+    waiter,
+)
 from dfmamba.ops import backend
 from dfmamba.text import Table
 

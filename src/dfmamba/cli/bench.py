@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 if TYPE_CHECKING:
-    from dfmamba.bench.report import Report
-    from dfmamba.bench.timing import Plan
+    from dfmamba.bench.contest import Plan, Report
     from dfmamba.text import Table
 
     Outcome = tuple[list[dict[str, Any]], list[Table]]
@@ -120,8 +119,7 @@ def measure(kind: str, options: Namespace, command: str) -> Report:
         ValueError: unusable settings.
         OSError: a model or picture can't be read.
     """
-    from dfmamba.bench.report import Report, now
-    from dfmamba.bench.timing import Plan
+    from dfmamba.bench.contest import Plan, Report, now
     from dfmamba.machine import check_device, describe_machine
 
     check_device(options.device)

@@ -1,6 +1,6 @@
 """Look at a data set on disk: check a copy, export it, write a small synthetic one, or render shards.
 
-docs/data.md says which data sets there are and how their folders must look.
+docs/train/data.md says which data sets there are and how their folders must look.
 """
 
 from __future__ import annotations

@@ -4,22 +4,18 @@ With --predictions and 'nyu' or 'icvl', score a file in these benchmarks' text f
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from dfmamba.cli.reader_options import add_option
-from dfmamba.data.kinds import SYNTHETIC_KINDS
+from dfmamba.data.kinds import SYNTHETIC_KINDS, VALIDATION_SEED
 
 SCHEMA = "dfmamba.eval/1"
 OWN = ("synthetic", "snap")
 SCORED = ("nyu", "icvl")
 """Benchmarks of which files of predictions are scored."""
-VALIDATION_SEED = 990_001
-"""Seed of the validation pictures; no training run uses it."""
 
 SHOWN = (
     "mpjpe_mm",
@@ -139,6 +135,8 @@ def run(options: Namespace) -> int:
 
 
 def _sets(options: Namespace) -> dict[str, Any]:
+    from dfmamba.train.evaluate import synthetic_samples
+
     if options.dataset == "synthetic":
         return {kind: synthetic_samples(kind, options.count, options.seed) for kind in SYNTHETIC_KINDS}
     if options.dataset in SYNTHETIC_KINDS:
@@ -149,22 +147,3 @@ def _sets(options: Namespace) -> dict[str, Any]:
 
     data = SnapRealWorld(options.data)
     return {"snap": (data[i] for i in range(len(data)))}
-
-
-def synthetic_samples(kind: str, count: int, seed: int = VALIDATION_SEED) -> Iterator[Any]:
-    """The first `count` validation samples of a kind.
-
-    Raises:
-        ValueError: `count` is below 1.
-    """
-    from dfmamba.synth import SyntheticConfig, SyntheticHands
-
-    if count < 1:
-        raise ValueError(f"count is {count}; expected at least 1")
-    hands = SyntheticHands(SyntheticConfig(size=144, seed=seed, kinds={kind: 1.0}))
-    for i in range(count):
-        if sys.stderr.isatty():
-            print(f"\r{kind} {i + 1}/{count} ", end="", file=sys.stderr, flush=True)
-        yield hands.sample(i)
-    if sys.stderr.isatty():
-        print("\r" + " " * 30 + "\r", end="", file=sys.stderr)

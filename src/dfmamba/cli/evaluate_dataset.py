@@ -32,7 +32,7 @@ def open_split(options: Namespace) -> IndexedDataset:
 
 def _reader(options: Namespace) -> dict[str, Any]:
     from dfmamba.cli.reader_options import parse_options
-    from dfmamba.train.recipes import recipe
+    from dfmamba.train.framework import recipe
 
     return {**recipe(options.dataset).options, **parse_options(options.option)}
 
@@ -55,7 +55,7 @@ def run(options: Namespace, model: HandPoseModel, dataset: IndexedDataset) -> in
     from dfmamba.io.files import write_atomic
     from dfmamba.metrics.protocols import DATASET_PROTOCOLS
     from dfmamba.text import format_json
-    from dfmamba.train.evaluate_dataset import evaluate_dataset
+    from dfmamba.train.framework import evaluate_dataset
 
     info, split, reader = dataset_info(options.dataset), dataset.split, _reader(options)
     assert model.config.framework is not None
@@ -69,7 +69,7 @@ def run(options: Namespace, model: HandPoseModel, dataset: IndexedDataset) -> in
     if fixture:
         print("a synthetic fixture: these figures say nothing of the method")
     given: dict[str, str] = {}
-    for protocol in DATASET_PROTOCOLS[options.dataset].protocols:
+    for protocol in DATASET_PROTOCOLS.get(options.dataset, DATASET_PROTOCOLS["own"]).protocols:
         lines = [(figure, figure.value(figures)) for figure in protocol.figures]
         if all(value is None for _, value in lines):
             continue

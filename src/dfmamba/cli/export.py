@@ -1,7 +1,7 @@
 """Write a model, or a backbone, for other runtimes: an ONNX or torch.export file, or a page for the browser.
 
-The file is compared with PyTorch on pictures before it takes its name. docs/export.md says what is in it, and
-docs/browser.md what the page needs.
+The file is compared with PyTorch on pictures before it takes its name. docs/use/export.md says what is in it,
+and docs/use/browser.md what the page needs.
 """
 
 from __future__ import annotations

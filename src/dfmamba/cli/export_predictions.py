@@ -23,7 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--format",
         type=str,
         required=True,
-        metavar="openpose|mediapipe|freihand|interhand|csv|bvh|glb",
+        metavar="openpose|mediapipe|freihand|interhand|csv|angles|bvh|glb|obj|ply",
         help="what to write",
     )
     parser.add_argument(
@@ -31,7 +31,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=str,
         required=True,
         metavar="PATH",
-        help="a file (mediapipe: .jsonl; freihand, interhand: .json; .csv), or a folder (openpose, bvh, glb)",
+        help="a file (mediapipe: .jsonl; freihand, interhand: .json; csv, angles: .csv), or a folder "
+        "(openpose, bvh, glb, obj, ply)",
     )
     parser.add_argument(
         "--mirrored_names",

@@ -19,6 +19,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -126,6 +127,7 @@ def _parse(program: str, module, words: Sequence[str]) -> Namespace | int:
     # Where settings can be printed, the verb does it, with what follows from the ones that are given.
     parser = ArgumentParser(prog=program, description=module.__doc__, exit_on_error=False, print_config=None)
     module.add_arguments(parser)
+    _limit_yaml()
     try:
         return parser.parse_args(list(words))
     except SystemExit as stop:
@@ -134,6 +136,25 @@ def _parse(program: str, module, words: Sequence[str]) -> Namespace | int:
         raise
     except Exception as error:
         return fail(program, f"{one_line(error)} (see {program} --help)")
+
+
+def _limit_yaml() -> None:
+    """Settings are read within the limits of `check_yaml`: aliases could make a small file a huge one."""
+    from jsonargparse import get_loader, set_loader
+
+    load = get_loader("yaml")
+    if getattr(load, "__name__", "") == "_load_checked":
+        return
+
+    def _load_checked(text: str) -> Any:
+        from dfmamba.io.untrusted import check_yaml
+
+        check_yaml(text)
+        return load(text)
+
+    import yaml
+
+    set_loader("yaml", _load_checked, (yaml.YAMLError, ValueError, RecursionError))
 
 
 def _overview() -> str:

@@ -78,6 +78,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--single_pass", action="store_true", help="do not look a second time, closely, at the hands found"
     )
     parser.add_argument(
+        "--mesh",
+        action="store_true",
+        help="fit the hand model to the joints: results gain its angles and shape, drawings show its surface",
+    )
+    parser.add_argument(
         "--json", type=str, metavar="FILE", help="also write all results into this one JSON file"
     )
     parser.add_argument(
@@ -126,8 +131,7 @@ def run(options: Namespace) -> int:
     bulk = {name: options[name] for name in predict_bulk.OPTIONS if options[name] is not None}
     for_films = [name for name in predict_film.OPTIONS if options[name] not in (None, False)]
     if options.engine is not None:
-        if options.view is not None:
-            for_films.append("view")
+        for_films += [name for name in ("view", "mesh") if options[name] not in (None, False)]
         if for_films:
             raise ValueError(f"--{for_films[0]}: works without --engine only, which is for single pictures")
         return predict_bulk.run_bulk(options, box, bulk)
@@ -196,7 +200,9 @@ def run(options: Namespace) -> int:
     if pictures:
         with viewing(options.view, out / "predictions.rrd") as viewer:
             codes.append(
-                _run_pictures(predictor, pictures, out, listing, settings, failures, left_out, viewer)
+                _run_pictures(
+                    predictor, pictures, out, listing, settings, options.mesh, failures, left_out, viewer
+                )
             )
     elif failures:
         codes.append(2)
@@ -216,6 +222,7 @@ def _run_pictures(
     out: Path,
     listing: Path | None,
     settings: dict[str, Any],
+    mesh: bool,
     failures: list[tuple[str, str]],
     left_out: Mapping[Path, str],
     viewer: Viewer | None,
@@ -227,7 +234,7 @@ def _run_pictures(
     predictions: list[Prediction] = []
     for path, name in zip(pictures, output_names(pictures, out), strict=True):
         try:
-            picture, prediction = predict_file(predictor, path, out / name, settings)
+            picture, prediction = predict_file(predictor, path, out / name, settings, mesh)
             if viewer is not None:
                 viewer.log(len(predictions), None, picture, prediction)
             predictions.append(prediction)
@@ -250,7 +257,7 @@ def _run_pictures(
 
 
 def predict_file(
-    predictor: Predictor, path: Path, target: Path, settings: dict[str, Any]
+    predictor: Predictor, path: Path, target: Path, settings: dict[str, Any], mesh: bool = False
 ) -> tuple[np.ndarray, Prediction]:
     """Predict one picture and write `target`.json and `target`.png; prints one line.
 
@@ -265,6 +272,7 @@ def predict_file(
     from dfmamba.draw import draw_prediction
     from dfmamba.io import load_image, write_atomic
     from dfmamba.io.images import encode_drawing
+    from dfmamba.predict.surface import with_surface
     from dfmamba.text import printable
 
     picture = load_image(path)
@@ -274,6 +282,8 @@ def predict_file(
     else:
         prediction = predictor.predict(picture, **settings)
     prediction = dataclasses.replace(prediction, image=str(path))
+    if mesh:
+        prediction = with_surface(prediction)
     json_path, png_path = (target.with_name(target.name + suffix) for suffix in (".json", ".png"))
     prediction.save_json(json_path)
     write_atomic(png_path, encode_drawing(draw_prediction(picture, prediction)))

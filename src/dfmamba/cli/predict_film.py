@@ -143,7 +143,9 @@ def _run_one(
         drawn = None if options.no_film else film
         with viewing(options.view, target.with_name(target.name + ".rrd")) as viewer:
             try:
-                report = predict_film(predictor, reader, header, config, lines, drawn, stop, progress, viewer)
+                report = predict_film(
+                    predictor, reader, header, config, lines, drawn, stop, progress, viewer, options.mesh
+                )
             finally:
                 progress.close()
     return report, camera_number(name) is not None

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from jsonargparse import ArgumentParser, Namespace
 
-from dfmamba.cli.train_options import add_run_options, print_config, run_options, telling
+from dfmamba.cli.train import add_run_options, print_config, run_options
 
 _FIXED = ("init", "init_backbone", "validate_every", "validation")
 """Settings of a run that mean nothing here: nothing is validated, and no whole model exists to start from."""
@@ -33,10 +33,10 @@ def run(options: Namespace) -> int:
         ValueError: unusable settings, or no pictures.
         OSError: the pictures can't be read, or the folder of the run not written.
     """
-    from dfmamba.train.engine import train
+    from dfmamba.train.engine import rehearse, train
+    from dfmamba.train.meter import telling
     from dfmamba.train.parallel import Ranks
     from dfmamba.train.pretrain import MaskedTask, PretrainRun, picture_source
-    from dfmamba.train.rehearsal import rehearse
 
     values = options.as_dict()
     chosen = run_options(values)

@@ -11,7 +11,11 @@ from jsonargparse import ArgumentParser
 def add_option(parser: ArgumentParser) -> None:
     """Declares the option."""
     parser.add_argument(
-        "--option", type=str, action="append", metavar="NAME=VALUE", help="of the reader; see docs/data.md"
+        "--option",
+        type=str,
+        action="append",
+        metavar="NAME=VALUE",
+        help="of the reader; see docs/train/data.md",
     )
 
 

@@ -7,27 +7,12 @@ over new backgrounds in every step. Stop with Ctrl-C at any time and go on with 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import sys
-import tempfile
-import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace
-
-from dfmamba.cli.train_options import (
-    add_run_options,
-    print_config,
-    run_options,
-    telling,
-)
-
-REHEARSED_PICTURES = 16
-"""Pictures that --dry-run renders where the cache has none."""
 
 
 def variant(words: Sequence[str]) -> tuple[str, Sequence[str]]:
@@ -56,132 +41,77 @@ def run(options: Namespace) -> int:
         ValueError: unusable settings.
         OSError: the cache or the folder of the run can't be written.
     """
-    from dfmamba.models import MODELS
     from dfmamba.train.config import TrainConfig
-    from dfmamba.train.engine import train
     from dfmamba.train.parallel import Ranks
-    from dfmamba.train.pool import Pool, cache_folder, render
-    from dfmamba.train.synthetic_task import PoseTask
+    from dfmamba.train.pool import PoseTask, rehearse_pose, train_pose
 
     values = options.as_dict()
     chosen = run_options(values)
     config = TrainConfig.from_dict(values)
-    task: Any = PoseTask(config)
+    PoseTask(config)  # refuses unusable settings
     if chosen.print_config:
         return print_config(config)
     ranks = Ranks.from_environment(config.device)
     if chosen.dry_run:
-        return _dry_run(config, task, ranks)
-    data = config.data
-    first = min(data.first, data.pictures)
-    if not data.rendered_share:
-        first = data.pictures  # nothing is drawn from rendered hands
-    elif ranks.first:
-        print(f"pictures: {cache_folder(data)}", file=sys.stderr)
-        render(data, 0, first)
-    renderer = multiprocessing.get_context("spawn").Process(
-        target=_render_rest, args=(data, first, data.pictures - first), daemon=False
-    )
-    if ranks.first and data.pictures > first:
-        renderer.start()
-    try:
-        source = Pool(config, MODELS[config.model].image_size, ranks, workers=config.data.ahead)
-        with telling(config.out, chosen.board, ranks) as board:
-            train(config, source, task, chosen.resume, Validation(config, board), chosen.until, ranks)
-    finally:
-        if renderer.pid is not None:
-            renderer.terminate()
-            renderer.join()
+        print(*rehearse_pose(config, ranks), sep="\n")
+        return 0
+    train_pose(config, ranks, chosen.resume, chosen.until, chosen.board)
     if ranks.first:
         print(f"model: {Path(config.out) / 'last'}")
     return 0
 
 
-def _render_rest(data: Any, first: int, count: int) -> None:
-    """Renders beside the training, at low priority and one process, so that training keeps its cores."""
-    from dfmamba.train.pool import render
+class RunOptions(NamedTuple):
+    """What is asked of a run beside its settings; the same for all forms of training."""
 
-    os.nice(5)
-    try:
-        render(replace(data, workers=1), first, count)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def _dry_run(config: Any, task: Any, ranks: Any) -> int:
-    """Rehearses on the pictures of the cache; where they aren't there yet, on a few rendered for it."""
-    from dfmamba.models import MODELS
-    from dfmamba.synth import raster
-    from dfmamba.train.meter import clock
-    from dfmamba.train.pool import SHARD, Pool, cache_folder, render
-    from dfmamba.train.rehearsal import rehearse
-
-    data, lines = config.data, []
-    first = min(data.first, data.pictures)
-    shards = (cache_folder(data) / f"shard-{place:09d}" for place in range(0, first, SHARD))
-    with tempfile.TemporaryDirectory(prefix="dfmamba-") as folder:
-        if data.rendered_share and not all(shard.is_dir() for shard in shards):
-            few = min(REHEARSED_PICTURES, first)
-            small = replace(data, pictures=few, first=few, cache=folder, backgrounds=2, workers=0)
-            raster.warm_up()
-            begun = time.monotonic()
-            render(small, 0, few)
-            each = (time.monotonic() - begun) / few / max(1, data.workers)
-            size = sum(file.stat().st_size for file in Path(folder).rglob("*.npy")) / few
-            lines.append(
-                f"rendering: {first} pictures before the first step {clock(first * each)}, "
-                f"all {data.pictures} {clock(data.pictures * each)} and {size * data.pictures / 1e9:.1f} GB"
-            )
-            config = replace(config, data=small)
-        source = Pool(config, MODELS[config.model].image_size, ranks)
-        validation = Validation(replace(config, validation=1))
-        lines = [*rehearse(config, source, task, validation, 1, ranks), *lines]
-    if ranks.first:
-        print("\n".join(lines))
-    return 0
+    resume: bool
+    until: int | None
+    board: bool
+    print_config: bool
+    dry_run: bool
 
 
-class Validation:
-    """Figures of the averaged model on unseen synthetic pictures.
+def add_run_options(parser: ArgumentParser) -> None:
+    """Declares --config and the options of `RunOptions`."""
+    parser.add_argument("--config", action="config", help="YAML or JSON file with some of these settings")
+    parser.add_argument("--resume", action="store_true", help="go on from the state in the folder of the run")
+    parser.add_argument("--until", type=int | None, metavar="STEP", help="stop and save before this step")
+    parser.add_argument(
+        "--board", action="store_true", help="write for TensorBoard into the run's folder, too"
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print all settings as YAML, for --config, and end"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="two steps of everything; tells time, memory and disk"
+    )
+
+
+def run_options(values: dict[str, Any]) -> RunOptions:
+    """Takes what `add_run_options` declared out of the parsed values; settings are left.
+
+    Raises:
+        ValueError: unusable value.
+    """
+    values.pop("config", None)
+    values.pop("__path__", None)
+    chosen = RunOptions(*(values.pop(name) for name in RunOptions._fields))
+    if chosen.until is not None and chosen.until < 0:
+        raise ValueError(f"--until is {chosen.until}; expected a step from 0 on")
+    return chosen
+
+
+def print_config(config: Any, without: Sequence[str] = ()) -> int:
+    """Prints a run's settings as YAML that --config reads; returns the exit code.
 
     Args:
         config: the run.
-        board: a logger that is shown a picture of each kind with its joints.
+        without: settings that have no option.
     """
+    import yaml
 
-    def __init__(self, config: Any, board: Any = None) -> None:
-        self.config, self.board = config, board
-        self.samples: dict[str, list[Any]] = {}
-
-    def __call__(self, model: Any) -> dict[str, float]:
-        """Per kind of scene the root-relative error; "score" is their mean."""
-        from dfmamba.cli.evaluate import synthetic_samples
-        from dfmamba.data.kinds import SYNTHETIC_KINDS
-        from dfmamba.train.evaluate import evaluate
-
-        figures: dict[str, float] = {}
-        for kind in SYNTHETIC_KINDS:
-            if kind not in self.samples:
-                self.samples[kind] = list(synthetic_samples(kind, self.config.validation))
-            found = evaluate(model, self.samples[kind])
-            figures[f"{kind}_mpjpe_mm"] = round(found["mpjpe_mm"], 3)
-            figures[f"{kind}_pa_mpjpe_mm"] = round(found["pa_mpjpe_mm"], 3)
-            figures[f"{kind}_error_2d_box"] = round(found["error_2d_box"], 4)
-        figures["score"] = sum(figures[f"{kind}_mpjpe_mm"] for kind in SYNTHETIC_KINDS) / len(SYNTHETIC_KINDS)
-        if self.board is not None:
-            self.board.picture("validation/hands", self._sheet(model))
-        return figures
-
-    def _sheet(self, model: Any) -> Any:
-        import numpy as np
-
-        from dfmamba.train.board import draw_validation
-        from dfmamba.train.evaluate import look_at_samples
-
-        shown, joints = [], []
-        chosen = [samples[0] for samples in self.samples.values()]
-        for sample, _, last in look_at_samples(model, chosen, "joints", True, len(chosen)):
-            sides = (0, 1) if sample.present.sum() > 1 else tuple(last) * 2
-            shown.append(sample)
-            joints.append(np.stack([last[side].joints_25d[:, :2] for side in sides]))
-        return draw_validation(shown, joints)
+    if int(os.environ.get("RANK", "0")) > 0:  # another process of torchrun prints them
+        return 0
+    settings = {name: value for name, value in config.to_dict().items() if name not in without}
+    print(yaml.safe_dump(settings, sort_keys=False), end="")
+    return 0

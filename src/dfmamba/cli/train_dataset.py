@@ -6,7 +6,6 @@ dfmamba train DATASET ..., which divide every batch.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import re
 import sys
@@ -18,12 +17,7 @@ from typing import Any, get_origin, get_type_hints
 from jsonargparse import ArgumentParser, Namespace
 
 from dfmamba.cli.reader_options import add_option, parse_options
-from dfmamba.cli.train_options import (
-    add_run_options,
-    print_config,
-    run_options,
-    telling,
-)
+from dfmamba.cli.train import add_run_options, print_config, run_options
 
 _APART = ("dataset", "data", "options")
 """Settings of a run whose options are declared one by one."""
@@ -38,7 +32,7 @@ _WORDS = {
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `dfmamba train DATASET`; those left out are the recipe's."""
-    from dfmamba.train.dataset_task import DatasetRun
+    from dfmamba.train.framework import DatasetRun
 
     add_run_options(parser)
     parser.add_argument("dataset", type=str, help="name of the data set")
@@ -57,7 +51,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def _settings() -> list[str]:
     """Names of the settings that have an option of their name."""
-    from dfmamba.train.dataset_task import DatasetRun
+    from dfmamba.train.framework import DatasetRun
 
     return [setting.name for setting in fields(DatasetRun) if setting.name not in _APART]
 
@@ -81,13 +75,11 @@ def run(options: Namespace) -> int:
     """
     from dfmamba.data.readers.shards import ShardedDataset
     from dfmamba.data.registry import open_dataset
-    from dfmamba.train.dataset_source import DatasetSource
-    from dfmamba.train.dataset_task import DatasetTask
-    from dfmamba.train.engine import train
+    from dfmamba.train.engine import rehearse, train
+    from dfmamba.train.framework import DatasetTask, DatasetValidation, recipe
+    from dfmamba.train.meter import telling
     from dfmamba.train.parallel import Ranks
-    from dfmamba.train.recipes import recipe
-    from dfmamba.train.rehearsal import rehearse
-    from dfmamba.train.shard_source import ShardSource
+    from dfmamba.train.samples import DatasetSource, ShardSource
 
     values = options.as_dict()
     chosen = run_options(values)
@@ -118,60 +110,14 @@ def run(options: Namespace) -> int:
         source = ShardSource(dataset, *arguments, config.buffer)
     if chosen.dry_run:
         few = min(config.validation, 2)
-        short = Validation(replace(config, validation=few), task) if few and ranks.first else None
+        short = DatasetValidation(replace(config, validation=few), task) if few and ranks.first else None
         print(*rehearse(config, source, task, short, few, ranks), sep="\n")
         return 0
     with telling(config.out, chosen.board, ranks) as board:
-        validate = Validation(config, task, board) if config.validation and ranks.first else None
+        validate = DatasetValidation(config, task, board) if config.validation and ranks.first else None
         train(config, source, task, chosen.resume, validate, chosen.until, ranks)
     if ranks.first:
         for line in source.report.lines[1:]:
             print(f"while training: {line}", file=sys.stderr)
         print(f"model: {Path(config.out) / 'last'}")
     return 0
-
-
-class Validation:
-    """Figures of the model on evenly spaced samples of the split to test on; "score" is the main one.
-
-    Args:
-        config: the run.
-        task: its task, for the framework.
-        board: a logger that is shown some samples with their joints.
-    """
-
-    def __init__(self, config: Any, task: Any, board: Any = None) -> None:
-        self.config, self.task, self.board = config, task, board
-        self.dataset = config.open(config.test_split)
-
-    def __call__(self, model: Any) -> dict[str, float]:
-        """Scalars by name."""
-        from dfmamba.train.evaluate_dataset import evaluate_dataset
-
-        found, report, _ = evaluate_dataset(
-            model, self.task.framework, self.dataset, limit=self.config.validation
-        )
-        if self.board is not None:
-            self._show(model)
-        figures = {k: round(v, 4) for k, v in found.items() if isinstance(v, float)}
-        score = next(figures[k] for k in ("mpjpe_mm", "mean_error_mm") if k in figures)
-        return {**figures, "samples": float(report.kept), "score": score}
-
-    def _show(self, model: Any) -> None:
-        """Draws the first usable ones of the samples."""
-        from dfmamba.train.board import SHOWN, draw_validation
-        from dfmamba.train.evaluate_dataset import predict_dataset
-
-        chosen = []
-        for i in self.dataset.spaced(self.config.validation)[: 4 * SHOWN]:
-            with contextlib.suppress(OSError, ValueError):
-                sample = self.dataset[i]
-                chosen.append((sample, self.task.framework.example(sample, None)))
-            if len(chosen) == SHOWN:
-                break
-        if not chosen or any(sample.camera is None for sample, _ in chosen):
-            return
-        found = predict_dataset(model, self.task.framework, chosen)
-        samples = [sample for sample, _ in chosen]
-        joints = [sample.camera.project(mm) for sample, mm in zip(samples, found, strict=True)]
-        self.board.picture("validation/hands", draw_validation(samples, joints))

@@ -252,11 +252,11 @@ def _write_columns(folder: Path, rows: Iterable[Row], joints: int) -> int:
     }  # fmt: skip
     count = 0
     with contextlib.ExitStack() as stack:
-        files: dict[str, _ColumnFile] = {}
+        files: dict[str, ColumnFile] = {}
         for name, dtype in {**_NUMBERS, **{n: np.uint8 for n in _TEXTS}}.items():
-            files[name] = stack.enter_context(_ColumnFile(folder / f"{name}.npy", dtype))
+            files[name] = stack.enter_context(ColumnFile(folder / f"{name}.npy", dtype))
         for name in _TEXTS:
-            files[f"{name}-ends"] = stack.enter_context(_ColumnFile(folder / f"{name}-ends.npy", np.int64))
+            files[f"{name}-ends"] = stack.enter_context(ColumnFile(folder / f"{name}-ends.npy", np.int64))
         ends = dict.fromkeys(_TEXTS, 0)
         source = iter(rows)
         while chunk := list(itertools.islice(source, CHUNK)):
@@ -284,7 +284,7 @@ def _value(row: Row, name: str) -> Any:
     return [math.nan] * 4 if camera is None else [camera.fx, camera.fy, camera.cx, camera.cy]
 
 
-class _ColumnFile:
+class ColumnFile:
     """A .npy file that grows: its header, whose length doesn't depend on the rows, is written last."""
 
     def __init__(self, path: Path, dtype: type) -> None:
@@ -310,7 +310,7 @@ class _ColumnFile:
         self._file.write(np.ascontiguousarray(values).tobytes())
         self._rows += len(values)
 
-    def __enter__(self) -> _ColumnFile:
+    def __enter__(self) -> ColumnFile:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,6 +1,6 @@
 """Writing the package's own data format and WebDataset shards; depth maps on disk.
 
-The format is documented in docs/own_data.md; its reader is `dfmamba.data.readers.own.OwnData`.
+The format is documented in docs/train/own_data.md; its reader is `dfmamba.data.readers.own.OwnData`.
 """
 
 from __future__ import annotations

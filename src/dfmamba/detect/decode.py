@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from dfmamba.hands.affine import Affine
 from dfmamba.hands.detection import Detection, suppress
-from dfmamba.heads.detector_losses import boxes_of_map
+from dfmamba.heads.detector import boxes_of_map
 
 LEAST_SCORE = 0.05
 """Detections below this are never reported."""

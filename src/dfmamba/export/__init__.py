@@ -1,4 +1,4 @@
-"""Networks as files for other runtimes: ONNX and torch.export; see docs/export.md."""
+"""Networks as files for other runtimes: ONNX and torch.export; see docs/use/export.md."""
 
 from __future__ import annotations
 

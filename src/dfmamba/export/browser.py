@@ -27,11 +27,14 @@ from dfmamba.io.files import write_atomic
 from dfmamba.layers import fuse
 from dfmamba.models import HandPoseModel, load
 from dfmamba.models.onnx_model import SCHEMA
-from dfmamba.predict import lift, looking, result
+from dfmamba.predict import lift, looking, result, track
 
 WEB = Path(__file__).parent / "web"
 VIEW = Path(__file__).parents[1] / "app" / "static" / "view3d.js"
 """The 3D view, which the app's page has, too."""
+
+EXAMPLES = Path(__file__).parents[1] / "app" / "static" / "examples"
+"""Pictures to try, which the app's page has, too."""
 
 POSE_FILE, DETECTOR_FILE, SETTINGS_FILE, RUNTIME_FOLDER = "pose.onnx", "detector.onnx", "settings.json", "ort"
 
@@ -40,9 +43,9 @@ RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-sim
 
 GET_RUNTIME = "npm install onnxruntime-web, then --runtime node_modules/onnxruntime-web/dist"
 
-FIND_AGAIN_S, FIND_SHARE = 1.0, 0.2
+FIND_AGAIN_S, FIND_SHARE, SEARCH_S = 1.0, 0.2, 0.1
 """A film's hands are looked for anew after so many seconds, but in no more than this share of the time;
-between, each is followed by one upright look."""
+between, each is followed by one upright view. While one is missing, seconds between two searches."""
 
 LOOKING = (
     *("FIRST_LOOK", "OWN_IOU", "UNION_IOU", "NEAR_ENOUGH", "AIM_FACTOR", "SAME_HAND"),
@@ -170,8 +173,11 @@ def settings(subject: Subject) -> dict[str, Any]:
         **{name: getattr(looking, name) for name in LOOKING},
         "CLOSE_FACTOR": CLOSE_FACTOR,
         "HAND_MARGIN": lift.HAND_MARGIN,
+        "COLLAPSED": track.COLLAPSED,
+        "NEAR": track.NEAR,
         "FIND_AGAIN_S": FIND_AGAIN_S,
         "FIND_SHARE": FIND_SHARE,
+        "SEARCH_S": SEARCH_S,
     }
 
 
@@ -235,12 +241,31 @@ def export_page(
         (folder / RUNTIME_FOLDER).mkdir(exist_ok=True)
         for name in RUNTIME_FILES:
             shutil.copyfile(source / name, folder / RUNTIME_FOLDER / name)
+        (folder / EXAMPLES.name).mkdir(exist_ok=True)
+        for picture in sorted(EXAMPLES.glob("*.jpg")):
+            shutil.copyfile(picture, folder / EXAMPLES.name / picture.name)
+        write_atomic(folder / "LICENSES.txt", licenses(subject, detector).encode())
         text = RUNTIME_LICENSE.format(version=_version(source))
         write_atomic(folder / RUNTIME_FOLDER / "LICENSE", text.encode())
     except OSError as error:
         raise OSError(f"{folder}: cannot write the page ({error.strerror or error})") from error
     written = [path for path in folder.rglob("*") if path.is_file()]
     return Report(folder, sum(path.stat().st_size for path in written), report.errors)
+
+
+def licenses(subject: Subject, detector: HandPoseModel | None) -> str:
+    """A line for each part of the page, as text."""
+    parts = [
+        ("the page (*.html, *.css, *.js)", "Apache-2.0, https://www.apache.org/licenses/LICENSE-2.0"),
+        (f"{POSE_FILE} (model {subject.name})", subject.metadata["license"] or "not stated"),
+        ("examples/ (rendered by dfmamba)", "Apache-2.0"),
+        (f"{RUNTIME_FOLDER}/ (onnxruntime-web)", f"MIT, see {RUNTIME_FOLDER}/LICENSE"),
+    ]
+    if detector is not None:
+        config = detector.config
+        parts.insert(2, (f"{DETECTOR_FILE} (model {config.name})", config.license or "not stated"))
+    lines = [f"{part:<40}  {license}" for part, license in parts]
+    return "\n".join(["The parts of this folder and their licences:", "", *lines, ""])
 
 
 def page_files() -> list[Path]:

@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "Record", "Summary", "read_records", "write_prediction"]
 
 FORMATS = {
-    "openpose": "dfmamba.formats.openpose",
-    "mediapipe": "dfmamba.formats.mediapipe",
-    "freihand": "dfmamba.formats.freihand",
-    "interhand": "dfmamba.formats.interhand",
-    "csv": "dfmamba.formats.table",
-    "bvh": "dfmamba.formats.bvh",
-    "glb": "dfmamba.formats.glb",
+    "openpose": "dfmamba.formats.openpose.write",
+    "mediapipe": "dfmamba.formats.mediapipe.write",
+    "freihand": "dfmamba.formats.freihand.write",
+    "interhand": "dfmamba.formats.interhand.write",
+    "csv": "dfmamba.formats.table.write",
+    "angles": "dfmamba.formats.table.write_angles",
+    "bvh": "dfmamba.formats.bvh.write",
+    "glb": "dfmamba.formats.glb.write",
+    "obj": "dfmamba.formats.meshes.write_obj",
+    "ply": "dfmamba.formats.meshes.write_ply",
 }
-"""Format -> the module that writes it."""
+"""Format -> the function that writes it."""
 
 
 def write_prediction(
@@ -38,11 +41,11 @@ def write_prediction(
     """Writes predictions in the format of other software.
 
     Args:
-        predictions: of single pictures, or the records of `read_records`. All but BVH are written while they
-            come, and need the memory of one.
+        predictions: of single pictures, or the records of `read_records`. All but BVH and films as GLB
+            are written while they come, and need the memory of one.
         format: one of `FORMATS`.
-        path: the file; for openpose the folder; for bvh and glb either a folder, or NAME.bvh or NAME.glb
-            where there is one result.
+        path: the file; for openpose the folder; for bvh, glb, obj and ply either a folder, or NAME.glb (and
+            so on) where there is one result.
         summary: to be added to.
         settings: of the format; mediapipe has `mirrored_names`.
 
@@ -61,8 +64,10 @@ def write_prediction(
     first = next(records, None)
     if first is None:
         raise ValueError("there is no prediction to write")
-    module = importlib.import_module(FORMATS[format])
-    module.write(_counted(itertools.chain([first], records), summary), path, summary, **settings)
+    module, _, function = FORMATS[format].rpartition(".")
+    getattr(importlib.import_module(module), function)(
+        _counted(itertools.chain([first], records), summary), path, summary, **settings
+    )
     return summary
 
 

@@ -1,224 +1,268 @@
-"""Hands as glTF 2.0 binary: capsules along the bones, coloured by finger, one node a hand.
+"""Hands as glTF 2.0 binary: a skinned mesh on its skeleton for each hand, a film's motion as one clip.
 
 Format: Khronos glTF 2.0 (registry.khronos.org/glTF), the GLB container of its chapter 4. Metres, x right, y
-up, z towards the viewer: our camera frame with y and z turned round. A file is one picture.
+up, z towards the viewer: our camera frame with y and z turned round. A file is one picture or one film.
+
+The hand is that of `dfmamba.hands.model`, fitted to the joints; bones are named as in `rig.BONE_NAMES`.
+Texture coordinates are those of MakeHuman's (CC0) skins.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 import dfmamba
 from dfmamba.formats.reading import Record
+from dfmamba.formats.rig import (
+    BONE_NAMES,
+    FRAME_SECONDS,
+    UPWARD,
+    Rig,
+    Take,
+    batch_of_one,
+    fitted,
+    rig_of,
+    side_by_side_mm,
+    takes_of,
+)
 from dfmamba.formats.writing import OutputFiles, Summary, rounded
-from dfmamba.hands.skeleton import BONES, FINGER_COLORS_RGB, FINGER_NAMES, PARENTS
 from dfmamba.io.files import write_atomic
-from dfmamba.predict.result import Hand, Prediction
+from dfmamba.predict.result import Prediction
 
-TO_GLTF = np.array([1.0, -1.0, -1.0])
-"""Our axes times this are glTF's: half a turn around x."""
-
-APART_MM = 220.0
-"""Distance between hands whose places are not known."""
-
-JOINT_RADII_MM = np.array([11.0, *(9.5, 9.0, 8.0, 6.5), *(8.5, 7.5, 6.5, 5.5) * 4])
-"""Thickness at each joint, for show."""
-
-_SIDES, _RINGS = 12, 4
 _FLOAT, _USHORT, _UBYTE = 5126, 5123, 5121
 _VERTICES, _INDICES = 34962, 34963
+_INFLUENCES = 4
+_SKIN = [0.82, 0.58, 0.45, 1.0]
 _RELATIVE = "hands relative to their wrist, as no camera was given: they stand side by side"
 _LOST = "hands whose pixels and joint scores are lost"
-
-
-def side_by_side_mm(prediction: Prediction) -> np.ndarray:
-    """Where to show hands: (N, 3) mm to add to their joints.
-
-    Zeros for hands in the camera frame. Hands that are relative to their wrist stand in a row, those further
-    left in the picture first.
-    """
-    places = np.zeros((len(prediction.hands), 3))
-    loose = [i for i, hand in enumerate(prediction.hands) if hand.root != "camera"]
-    loose.sort(key=lambda i: float(prediction.hands[i].box_xyxy[[0, 2]].sum()), reverse=prediction.mirrored)
-    for place, i in enumerate(loose):
-        places[i, 0] = APART_MM * (place - (len(loose) - 1) / 2)
-    return places
 
 
 def to_glb(prediction: Prediction) -> bytes:
     """The hands of a picture as the bytes of a .glb file.
 
-    A node's `extras` hold side, score, track, root and the joints (21 x 3 metres, axes of the file). Where no
-    camera was given each hand is relative to its wrist: then nodes are moved apart, which says nothing about
-    where the hands were.
+    A mesh node's `extras` hold side, score, track, root, angles, residual and the predicted joints (21 x 3
+    metres, axes of the file). Where no camera was given each hand is relative to its wrist: then hands are
+    moved apart, which says nothing about where they were. Hands without a fit are fitted; those without
+    extent are left out.
     """
-    data = bytearray()
-    document: dict[str, Any] = {
-        "asset": {"version": "2.0", "generator": f"dfmamba {dfmamba.__version__}"},
-        "scene": 0,
-        "scenes": [{"extras": {"image": prediction.image, "model": prediction.model}}],
-    }
-    if prediction.hands:
-        lists: tuple[str, ...] = ("nodes", "meshes", "accessors", "bufferViews")
-        document |= {name: [] for name in lists}
-        document["scenes"][0]["nodes"] = list(range(len(prediction.hands)))
-        surface = {"baseColorFactor": [1.0, 1.0, 1.0, 1.0], "metallicFactor": 0.0, "roughnessFactor": 0.6}
-        document["materials"] = [{"name": "hand", "pbrMetallicRoughness": surface}]
-        for hand, place in zip(prediction.hands, side_by_side_mm(prediction), strict=True):
-            _add_hand(document, data, hand, place)
-        document["buffers"] = [{"byteLength": len(data)}]
-    text = json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
-    chunks = _chunk(b"JSON", text, b" ") + (_chunk(b"BIN\0", bytes(data), b"\0") if data else b"")
-    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+    prediction = fitted(prediction, Summary())
+    file = _File({"image": prediction.image, "model": prediction.model})
+    for hand, place in zip(prediction.hands, side_by_side_mm(prediction), strict=True):
+        assert hand.fit is not None
+        joints_m = hand.joints_3d_mm * UPWARD / 1000.0
+        extras = {
+            "side": hand.side,
+            "score": round(hand.score, 4),
+            "track": hand.track,
+            "root": hand.root,
+            "pose_deg": rounded(hand.fit.pose_deg, 2),
+            "residual_mm": round(hand.fit.residual_mm, 2),
+            "joints_m": rounded(joints_m, 6),
+        }
+        file.add_hand(
+            _name(hand.side, hand.track), rig_of(batch_of_one(hand.side, hand.fit)), place * UPWARD, extras
+        )
+    return file.bytes()
+
+
+def film_to_glb(takes: Sequence[Take], name: str) -> bytes:
+    """The hands of a film as the bytes of a .glb file, with one animation.
+
+    A hand has size 0 before its first picture and after its last, and moves on evenly in between.
+
+    Args:
+        takes: of the film's tracks.
+        name: of the animation.
+
+    Raises:
+        ValueError: no hand has such joints.
+    """
+    file = _File({"film": name})
+    times = [take.seconds() for take in takes]
+    first, last = min(time[0] for time in times), max(time[-1] for time in times)
+    for take, time in zip(takes, times, strict=True):
+        fits, hand = take.fit(), take.hands[0]
+        extras = {
+            "side": take.side,
+            "track": hand.track,
+            "root": hand.root,
+            "pictures": len(take.hands),
+            "residual_mm": round(float(fits.residual_mm.mean()), 2),
+        }
+        rig = rig_of(fits)
+        wrist = file.add_hand(_name(take.side, hand.track), rig, np.zeros(3), extras)
+        file.animate(name, wrist, rig, time - first, last - first)
+    return file.bytes()
 
 
 def write(records: Iterable[Record], path: str | os.PathLike[str], summary: Summary) -> None:
-    """Writes NAME.glb for each picture."""
+    """Writes NAME.glb for each picture and each film."""
     files = OutputFiles(path, ".glb")
-    for record in records:
-        hands = record.prediction.hands
-        write_atomic(files.next(record.name), to_glb(record.prediction))
-        summary.files += 1
-        summary.hands += len(hands)
-        summary.note(_RELATIVE, sum(hand.root != "camera" for hand in hands))
-        summary.note(_LOST, len(hands))
+    grouped = itertools.groupby(records, key=lambda record: None if record.index is None else record.source)
+    for source, group in grouped:
+        if source is not None:
+            film = list(group)
+            summary.hands += sum(len(record.prediction.hands) for record in film)
+            name = film[0].name.rpartition("_")[0]
+            takes = takes_of(film, summary)
+            content = film_to_glb(takes, name) if takes else _File({"film": name}).bytes()
+            write_atomic(files.next(name), content)
+            summary.files += 1
+            continue
+        for record in group:
+            prediction = fitted(record.prediction, summary)
+            hands = prediction.hands
+            write_atomic(files.next(record.name), to_glb(prediction))
+            summary.files += 1
+            summary.hands += len(hands)
+            summary.note(_RELATIVE, sum(hand.root != "camera" for hand in hands))
+            summary.note(_LOST, len(hands))
 
 
-def _add_hand(document: dict[str, Any], data: bytearray, hand: Hand, place_mm: np.ndarray) -> None:
-    joints_m = hand.joints_3d_mm * TO_GLTF / 1000.0
-    origin = joints_m[0]
-    points, normals, colors, faces = hand_mesh(hand.joints_3d_mm)
-    points = (points * TO_GLTF / 1000.0 - origin).astype("<f4")
-    primitive = {
-        "attributes": {
-            "POSITION": _add(document, data, points, _FLOAT, "VEC3", _VERTICES, bounds=True),
-            "NORMAL": _add(document, data, (normals * TO_GLTF).astype("<f4"), _FLOAT, "VEC3", _VERTICES),
-            "COLOR_0": _add(document, data, colors, _UBYTE, "VEC4", _VERTICES),
-        },
-        "indices": _add(document, data, faces.astype("<u2").reshape(-1), _USHORT, "SCALAR", _INDICES),
-        "material": 0,
-    }
-    name = f"{hand.side} hand" + ("" if hand.track is None else f" {hand.track}")
-    document["meshes"].append({"name": name, "primitives": [primitive]})
-    document["nodes"].append(
-        {
-            "name": name,
-            "mesh": len(document["meshes"]) - 1,
-            "translation": rounded(origin + place_mm * TO_GLTF / 1000.0, 6),
-            "extras": {
-                "side": hand.side,
-                "score": round(hand.score, 4),
-                "track": hand.track,
-                "root": hand.root,
-                "joints_m": rounded(joints_m, 6),
-            },
+def _name(side: str, track: int | None) -> str:
+    return f"{side} hand" + ("" if track is None else f" {track}")
+
+
+class _File:
+    """A glTF document and its buffer, to which hands are added."""
+
+    def __init__(self, about: dict[str, Any]) -> None:
+        self.data = bytearray()
+        self.document: dict[str, Any] = {
+            "asset": {"version": "2.0", "generator": f"dfmamba {dfmamba.__version__}"},
+            "scene": 0,
+            "scenes": [{"extras": about}],
         }
-    )
+
+    def add_hand(self, name: str, rig: Rig, place_mm: np.ndarray, extras: dict[str, Any]) -> int:
+        """Adds a hand in its first pose, moved by `place_mm`; the number of its wrist's node."""
+        lists = self.document
+        for key in ("nodes", "meshes", "skins", "accessors", "bufferViews"):
+            lists.setdefault(key, [])
+        if "materials" not in lists:
+            surface = {"baseColorFactor": _SKIN, "metallicFactor": 0.0, "roughnessFactor": 0.6}
+            lists["materials"] = [{"name": "skin", "pbrMetallicRoughness": surface}]
+        bones = np.argsort(-rig.weights, axis=1, kind="stable")[:, :_INFLUENCES]
+        weights = np.take_along_axis(rig.weights, bones, axis=1).astype(np.float32)
+        weights /= weights.sum(axis=1, keepdims=True)
+        bones = np.where(weights > 0, bones, 0).astype(np.uint8)
+        uv = np.stack([rig.uv[:, 0], 1.0 - rig.uv[:, 1]], axis=1)
+        primitive = {
+            "attributes": {
+                "POSITION": self._add(rig.vertices / 1000.0, "VEC3", _VERTICES, bounds=True),
+                "NORMAL": self._add(rig.normals, "VEC3", _VERTICES),
+                "TEXCOORD_0": self._add(uv, "VEC2", _VERTICES),
+                "JOINTS_0": self._add(bones, "VEC4", _VERTICES),
+                "WEIGHTS_0": self._add(weights, "VEC4", _VERTICES),
+            },
+            "indices": self._add(rig.faces.astype(np.uint16).reshape(-1), "SCALAR", _INDICES),
+            "material": 0,
+        }
+        lists["meshes"].append({"name": name, "primitives": [primitive]})
+        mesh_node, wrist = len(lists["nodes"]), len(lists["nodes"]) + 1
+        joints = list(range(wrist, wrist + len(BONE_NAMES)))
+        inverse = np.tile(np.eye(4), (len(joints), 1, 1))
+        inverse[:, 3, :3] = -rig.heads / 1000.0  # columns first
+        skin = {"joints": joints, "skeleton": wrist, "inverseBindMatrices": self._add(inverse, "MAT4")}
+        lists["skins"].append(skin)
+        nodes: list[dict[str, Any]] = [
+            {
+                "name": name,
+                "mesh": len(lists["meshes"]) - 1,
+                "skin": len(lists["skins"]) - 1,
+                "extras": extras,
+            }
+        ]
+        quaternions = _quaternions(rig.turns[0])
+        for bone, bone_name in enumerate(BONE_NAMES):
+            parent = rig.parents[bone]
+            place = rig.places[0] + place_mm if parent < 0 else rig.heads[bone] - rig.heads[parent]
+            node: dict[str, Any] = {
+                "name": f"{name} {bone_name}",
+                "translation": rounded(place / 1000.0, 6),
+                "rotation": quaternions[bone].tolist(),
+            }
+            children = np.flatnonzero(rig.parents == bone)
+            nodes.append(node | ({"children": (wrist + children).tolist()} if len(children) else {}))
+        lists["nodes"] += nodes
+        lists["scenes"][0].setdefault("nodes", []).extend([mesh_node, wrist])
+        return wrist
+
+    def animate(self, name: str, wrist: int, rig: Rig, time_s: np.ndarray, end_s: float) -> None:
+        """Adds the poses of a hand, at these times, to the animation, which ends at `end_s`."""
+        animation = self.document.setdefault("animations", [{"name": name, "channels": [], "samplers": []}])[
+            0
+        ]
+
+        def channel(node: int, path: str, values: np.ndarray, times: int, interpolation: str) -> None:
+            kind = "VEC4" if path == "rotation" else "VEC3"
+            sampler = {"input": times, "output": self._add(values, kind), "interpolation": interpolation}
+            animation["samplers"].append(sampler)
+            target = {"node": node, "path": path}
+            animation["channels"].append({"sampler": len(animation["samplers"]) - 1, "target": target})
+
+        times = self._add(time_s, "SCALAR", bounds=True)
+        quaternions = _quaternions(rig.turns)
+        for frame in range(1, len(quaternions)):  # the shorter way round
+            behind = (quaternions[frame] * quaternions[frame - 1]).sum(-1) < 0
+            quaternions[frame, behind] *= -1
+        channel(wrist, "translation", rig.places / 1000.0, times, "LINEAR")
+        for bone in range(len(BONE_NAMES)):
+            channel(wrist + bone, "rotation", quaternions[:, bone], times, "LINEAR")
+        half = 0.5 * ((time_s[-1] - time_s[0]) / max(len(time_s) - 1, 1) or FRAME_SECONDS)
+        here = [(0.0, 0.0), (time_s[0] - half, 1.0)] if time_s[0] > half else [(0.0, 1.0)]
+        if time_s[-1] + half < end_s:
+            here.append((time_s[-1] + half, 0.0))
+        if len(here) > 1:
+            moments, sizes = np.array(here).T
+            shown = self._add(moments, "SCALAR", bounds=True)
+            channel(wrist, "scale", np.repeat(sizes[:, None], 3, axis=1), shown, "STEP")
+
+    def bytes(self) -> bytes:
+        """The content of the file."""
+        if self.data:
+            self.document["buffers"] = [{"byteLength": len(self.data)}]
+        text = json.dumps(self.document, allow_nan=False, separators=(",", ":")).encode()
+        chunks = _chunk(b"JSON", text, b" ")
+        chunks += _chunk(b"BIN\0", bytes(self.data), b"\0") if self.data else b""
+        return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+
+    def _add(self, values: np.ndarray, kind: str, target: int | None = None, bounds: bool = False) -> int:
+        """Appends an array to the buffer, floats in single precision; the number of its accessor."""
+        values = values.astype("<f4") if values.dtype.kind == "f" else values
+        component = {"f": _FLOAT, "u": _USHORT if values.dtype.itemsize == 2 else _UBYTE}[values.dtype.kind]
+        content = np.ascontiguousarray(values).tobytes()
+        view: dict[str, Any] = {"buffer": 0, "byteOffset": len(self.data), "byteLength": len(content)}
+        self.document["bufferViews"].append(view if target is None else view | {"target": target})
+        self.data += content + b"\0" * (-len(content) % 4)
+        accessor: dict[str, Any] = {
+            "bufferView": len(self.document["bufferViews"]) - 1,
+            "componentType": component,
+            "count": len(values),
+            "type": kind,
+        }
+        if bounds:
+            low, high = values.min(axis=0), values.max(axis=0)
+            accessor |= {"min": np.atleast_1d(low).tolist(), "max": np.atleast_1d(high).tolist()}
+        self.document["accessors"].append(accessor)
+        return len(self.document["accessors"]) - 1
 
 
-def hand_mesh(joints_3d_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Capsules along the bones of a hand.
+def _quaternions(rotations: np.ndarray) -> np.ndarray:
+    """Quaternions (..., 4), x y z w, of rotations (..., 3, 3)."""
+    from scipy.spatial.transform import Rotation
 
-    Args:
-        joints_3d_mm: (21, 3).
-
-    Returns:
-        Points (V, 3) mm and outward normals (V, 3) in the frame of the joints, colours (V, 4) uint8 linear
-        RGBA, and triangles (F, 3), counter-clockwise seen from outside.
-    """
-    ring, end, triangles = _CAPSULE
-    points, normals = [], []
-    for parent, child in BONES:
-        along = joints_3d_mm[child] - joints_3d_mm[parent]
-        axes = _axes(along)
-        sphere = ring @ axes
-        from_child = end[:, None] == 1
-        center = np.where(from_child, joints_3d_mm[child], joints_3d_mm[parent])
-        radius = np.where(from_child, JOINT_RADII_MM[child], JOINT_RADII_MM[parent])
-        points.append(center + radius * sphere)
-        normals.append(sphere)
-    count = len(ring)
-    faces = np.concatenate([triangles + count * i for i in range(len(BONES))])
-    colors = np.repeat(_COLORS, count, axis=0)
-    return np.concatenate(points), np.concatenate(normals), colors, faces
-
-
-def _axes(along: np.ndarray) -> np.ndarray:
-    """(3, 3) rows: a right-handed frame whose last axis points along a bone, any if it has no length."""
-    length = float(np.linalg.norm(along))
-    z = along / length if length > 1e-9 else np.array([0.0, 0.0, 1.0])
-    x = np.cross(np.eye(3)[int(np.abs(z).argmin())], z)
-    x /= np.linalg.norm(x)
-    return np.stack([x, np.cross(z, x), z])
-
-
-def _capsule() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Directions (V, 3) on a sphere, the end of the bone that each belongs to (1: child), triangles."""
-    half = np.linspace(0, np.pi / 2, _RINGS + 1)[1:]
-    polar = np.concatenate([np.pi - half, half[::-1]])
-    turn = 2 * np.pi * np.arange(_SIDES) / _SIDES
-    rings = [np.stack([np.sin(p) * np.cos(turn), np.sin(p) * np.sin(turn), np.full(_SIDES, np.cos(p))], 1)
-             for p in polar]  # fmt: skip
-    points = np.concatenate([[[0.0, 0.0, -1.0]], *rings, [[0.0, 0.0, 1.0]]])
-    end = np.concatenate([np.zeros(1 + _RINGS * _SIDES), np.ones(1 + _RINGS * _SIDES)])
-    last = len(points) - 1
-    triangles = []
-    for i in range(_SIDES):
-        j = (i + 1) % _SIDES
-        triangles.append((0, 1 + j, 1 + i))
-        for k in range(len(polar) - 1):
-            low, high = 1 + k * _SIDES, 1 + (k + 1) * _SIDES
-            triangles += [(low + i, low + j, high + j), (low + i, high + j, high + i)]
-        triangles.append((last, last - _SIDES + i, last - _SIDES + j))
-    return points, end, np.array(triangles)
-
-
-def _colors() -> np.ndarray:
-    """(20, 4) uint8 colours of the bones: glTF's vertex colours are linear, ours are sRGB."""
-    finger = [FINGER_NAMES[(child - 1) // 4] for child in range(1, len(PARENTS))]
-    srgb = np.array([FINGER_COLORS_RGB[name] for name in finger]) / 255.0
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    return np.concatenate([np.rint(255 * linear), np.full((len(finger), 1), 255)], axis=1).astype(np.uint8)
-
-
-def _add(
-    document: dict[str, Any],
-    data: bytearray,
-    values: np.ndarray,
-    component: int,
-    kind: str,
-    target: int,
-    bounds: bool = False,
-) -> int:
-    """Appends an array to the buffer; the number of its accessor."""
-    content = np.ascontiguousarray(values).tobytes()
-    view = {"buffer": 0, "byteOffset": len(data), "byteLength": len(content), "target": target}
-    data += content + b"\0" * (-len(content) % 4)
-    document["bufferViews"].append(view)
-    accessor: dict[str, Any] = {
-        "bufferView": len(document["bufferViews"]) - 1,
-        "componentType": component,
-        "count": len(values),
-        "type": kind,
-    }
-    if component == _UBYTE:
-        accessor["normalized"] = True
-    if bounds:
-        accessor |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
-    document["accessors"].append(accessor)
-    return len(document["accessors"]) - 1
+    flat = Rotation.from_matrix(rotations.reshape(-1, 3, 3)).as_quat()
+    return flat.reshape(*rotations.shape[:-2], 4)
 
 
 def _chunk(kind: bytes, content: bytes, padding: bytes) -> bytes:
     content += padding * (-len(content) % 4)
     return struct.pack("<I4s", len(content), kind) + content
-
-
-_CAPSULE = _capsule()
-_COLORS = _colors()

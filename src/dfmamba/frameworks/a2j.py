@@ -1,21 +1,21 @@
-"""A2J-Transformer (Jiang et al., CVPR 2023) on pictures of up to two hands: InterHand2.6M and RHP.
+"""A2J-Transformer (Jiang et al., CVPR 2023): network, loss, and its use on pictures of up to two hands.
 
-Crop, augmentation and 2.5D target are InterNet's (`dfmamba.frameworks.internet`), the network is the
-transformer head on any backbone. `docs/frameworks.md` says what of the release's quirks is an option here.
+Crop, augmentation and 2.5D target of InterHand2.6M and RHP are InterNet's (`dfmamba.frameworks.internet`).
+The network is the transformer head on any backbone. `docs/train/frameworks.md` says what of the release's
+quirks is an option here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dfmamba.data.sample import HandSample
-from dfmamba.frameworks.a2j_network import AnchorTarget, AnchorTau, network, published_loss
 from dfmamba.frameworks.base import Example, Framework
 from dfmamba.frameworks.internet import (
     Augmentation,
@@ -31,6 +31,73 @@ from dfmamba.hands.crop import flip_sample
 from dfmamba.hands.skeleton import JOINT_NAMES, WRIST
 from dfmamba.heads import HandPoseOutput, HeadConfig, LossConfig, pose_loss
 from dfmamba.models import ModelConfig
+
+STAGES = (1, 2, 3)
+"""The backbone's maps that the head gets: strides 8, 16 and 32 (or 16 again, dilated)."""
+
+AnchorTau: TypeAlias = Literal["code", "paper"]
+"""Threshold of the anchor term in depth: 1 as released, 3 as printed."""
+
+AnchorTarget: TypeAlias = Literal["truth", "prediction"]
+"""What the anchors shall surround: the labelled joint or the estimate; the paper leaves it open."""
+
+
+def published_loss(image_size: float, depth_range: float, tau: AnchorTau, target: AnchorTarget) -> LossConfig:
+    """The published weights and thresholds; confidences and presence aren't trained.
+
+    Args:
+        image_size: pixels that count as 256 bins.
+        depth_range: mm that count as 256 bins.
+        tau: see `AnchorTau`.
+        target: see `AnchorTarget`.
+
+    Raises:
+        ValueError: unknown `tau` or `target`.
+    """
+    if tau not in ("code", "paper"):
+        raise ValueError(f"anchor_tau is {tau!r}; use 'code' or 'paper'")
+    return LossConfig(
+        image_size=image_size,
+        depth_range=depth_range,
+        joint=3.0,
+        anchor=1.0,
+        confidence=0.0,
+        presence=0.0,
+        tau_xy=1.0,
+        tau_z=3.0,
+        anchor_tau_z=1.0 if tau == "code" else 3.0,
+        anchor_target=target,
+    )
+
+
+def network(
+    framework: Framework,
+    head: HeadConfig,
+    backbone: str,
+    backbone_args: Mapping[str, Any],
+    in_chans: int = 3,
+    input_scale: float = 1.0,
+    input_shift: float = 0.0,
+) -> ModelConfig:
+    """The head on a backbone. ResNet-50's last stage is dilated as published unless `output_stride` differs.
+
+    Raises:
+        ValueError: unknown backbone or argument.
+    """
+    if backbone == "resnet50":
+        backbone_args = {"output_stride": 16, **backbone_args}
+    return ModelConfig(
+        name=f"{framework.NAME}_{backbone}",
+        backbone=backbone,
+        backbone_args=backbone_args,
+        out_indices=STAGES,
+        in_chans=in_chans,
+        head=head,
+        input_scale=input_scale,
+        input_shift=input_shift,
+        framework=framework.to_dict(),
+    )
+
 
 PUBLISHED_HEAD = HeadConfig(depth_unit="mm", root_joint=None)
 """256 px, 400 mm, 6 + 6 layers, 768 anchors; the wrist's depth is estimated like that of other joints."""

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dfmamba.data.sample import RIGHT, HandSample
-from dfmamba.frameworks.a2j_network import AnchorTarget, AnchorTau, network, published_loss
+from dfmamba.frameworks.a2j import AnchorTarget, AnchorTau, network, published_loss
 from dfmamba.frameworks.base import Example, Framework
 from dfmamba.hands.affine import Affine, box_of_points, centred, rotation
 from dfmamba.hands.camera import Camera

@@ -19,8 +19,7 @@ from dfmamba.frameworks.base import Example, Framework
 from dfmamba.hands.affine import box_of_points, square_box
 from dfmamba.hands.crop import crop_sample, flip_sample
 from dfmamba.hands.skeleton import BONES, NUM_JOINTS, PARENTS, REFERENCE_BONES_MM, WRIST
-from dfmamba.heads.detnet import DetNetConfig, DetNetOutput, read_out
-from dfmamba.heads.detnet_losses import DetNetLossConfig, detnet_loss
+from dfmamba.heads.detnet import DetNetConfig, DetNetLossConfig, DetNetOutput, detnet_loss, read_out
 from dfmamba.models import ModelConfig
 
 KNUCKLE = 9

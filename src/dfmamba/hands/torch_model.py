@@ -41,7 +41,7 @@ class TorchHandModel(nn.Module):
     Args:
         model: the model whose twin this is; the packaged one by default.
 
-    Example:
+    Examples:
         hands = TorchHandModel()(pose_deg, shape, "left")
     """
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from .build import build_head, head_config
-from .config import HeadConfig
-from .head import AnchorToJoint
-from .losses import LossConfig, pose_loss
-from .output import HandPoseOutput, LayerOutput
+from dfmamba.heads.build import HEADS, AnchorToJoint, build_head, head_config, register_head
+from dfmamba.heads.config import HandPoseOutput, HeadConfig, LayerOutput
+from dfmamba.heads.losses import LossConfig, pose_loss
 
 __all__ = [
+    "HEADS",
     "AnchorToJoint",
     "HandPoseOutput",
     "HeadConfig",
@@ -17,4 +16,5 @@ __all__ = [
     "build_head",
     "head_config",
     "pose_loss",
+    "register_head",
 ]

@@ -1,11 +1,14 @@
-"""Configuration of the anchor-to-joint heads."""
+"""What all anchor-to-joint heads share: settings, what they return, anchors and how these are summed up."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
 
 from dfmamba.settings import from_values
 
@@ -152,3 +155,119 @@ class HeadConfig:
         return {
             name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
         }
+
+
+class LayerOutput(NamedTuple):
+    """One decoder layer's estimate, as the losses need it.
+
+    Attributes:
+        joints_25d: (B, hands, joints, 3), see `HandPoseOutput.joints_25d`.
+        anchors_25d: (B, hands, joints, 3): the weighted mean of the anchors themselves (without their
+            offsets), in the same frame and units; its depth is that of the anchors, not wrist-relative.
+        log_weights: (B, hands, joints, anchors), logarithms of the weights; None outside of training and for
+            heads that don't offer them.
+        grid: (anchors, 3), the anchors that `log_weights` belong to.
+    """
+
+    joints_25d: Tensor
+    anchors_25d: Tensor
+    log_weights: Tensor | None = None
+    grid: Tensor | None = None
+
+
+class HandPoseOutput(NamedTuple):
+    """Estimate for a batch of crops. Hand 0 is the right one, hand 1 the left one.
+
+    Attributes:
+        joints_25d: (B, hands, joints, 3) = (u, v, d). u and v are crop pixels with pixel centres at integers;
+            d is the depth relative to the same hand's wrist, in crop pixels at the wrist's depth (or in
+            millimetres, if the head was configured so). Joints in OpenPose order.
+        joint_logits: (B, hands, joints); its sigmoid estimates the probability that the joint's 2D error is
+            below 10 % of the side of the hand's box.
+        present_logits: (B, hands); its sigmoid estimates the probability that the hand is in the crop.
+        layers: one `LayerOutput` per decoder layer for the losses; the last belongs to `joints_25d`.
+    """
+
+    joints_25d: Tensor
+    joint_logits: Tensor
+    present_logits: Tensor
+    layers: tuple[LayerOutput, ...]
+
+
+def anchor_grid(
+    height: int,
+    width: int,
+    stride: float,
+    depths: Sequence[float] = (0.0,),
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Anchors at the centres of the cells of a grid, repeated at each depth.
+
+    Args:
+        height: rows of cells.
+        width: columns of cells.
+        stride: side of a cell in pixels; pixel centres are at integers, so the first is at (stride - 1) / 2.
+        depths: depths of the layers, in the unit of the output's depth.
+        device: device of the result.
+        dtype: type of the result.
+
+    Returns:
+        (height * width * len(depths), 3) points (x, y, z); y varies slowest, then x, then z.
+    """
+    ys = (torch.arange(height, device=device, dtype=dtype) + 0.5) * stride - 0.5
+    xs = (torch.arange(width, device=device, dtype=dtype) + 0.5) * stride - 0.5
+    zs = torch.tensor(list(depths), device=device, dtype=dtype)
+    y, x, z = torch.meshgrid(ys, xs, zs, indexing="ij")
+    return torch.stack((x, y, z), dim=-1).reshape(-1, 3)
+
+
+def anchor_weights(logits: Tensor) -> Tensor:
+    """Softmax over the anchors, in single precision or better.
+
+    Args:
+        logits: (B, joints, anchors).
+
+    Returns:
+        (B, joints, anchors) weights that sum to 1 over the anchors.
+    """
+    return torch.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+def aggregate(weights: Tensor, offsets: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """Joints as weighted means of anchors plus offsets: T = sum_a w_a (C_a + O_a).
+
+    The anchors' part is summed on its own, as the anchor surrounding loss needs it too. No matrix product is
+    used, because autocast would round pixel coordinates to half precision.
+
+    Args:
+        weights: (B, joints, anchors), summing to 1 over the anchors.
+        offsets: (B, 3, joints, anchors) in the anchors' units.
+        anchors: (anchors, 3).
+
+    Returns:
+        The joints (B, joints, 3), and the weighted means of the anchors alone (B, joints, 3).
+    """
+    centroid = torch.stack([(weights * axis).sum(dim=-1) for axis in anchors.unbind(dim=-1)], dim=-1)
+    offset = (weights.unsqueeze(1) * offsets).sum(dim=-1).transpose(1, 2)
+    return centroid + offset, centroid
+
+
+def by_hand(joints: Tensor, centroid: Tensor, num_hands: int, root_joint: int | None) -> LayerOutput:
+    """Split joints by hand and refer each hand's depth to its root joint.
+
+    Args:
+        joints: (B, num_hands * joints, 3).
+        centroid: as `joints`; its depth is left as it is.
+        num_hands: number of hands.
+        root_joint: index of the joint whose depth becomes 0, or None to leave the depths.
+
+    Returns:
+        Both as (B, num_hands, joints, 3).
+    """
+    joints = joints.unflatten(1, (num_hands, -1))
+    if root_joint is not None:
+        depth = joints[..., 2:]
+        joints = torch.cat((joints[..., :2], depth - depth[:, :, root_joint : root_joint + 1]), dim=-1)
+    return LayerOutput(joints, centroid.unflatten(1, (num_hands, -1)))

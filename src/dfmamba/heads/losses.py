@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .config import BINS
-from .output import HandPoseOutput
+from dfmamba.heads.config import BINS, HandPoseOutput
 
 CONFIDENT_FRACTION = 0.1
 """A joint counts as found if its 2D error is below this fraction of the side of its hand's box."""

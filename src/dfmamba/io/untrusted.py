@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from dfmamba.text import MOST_QUOTED, printable
+from dfmamba.text import printable, shorten
 
 MOST_YAML_BYTES = 1 << 20
+_DEEPEST_YAML = 50
 MOST_MEMBER_BYTES = 1 << 30
 _NPY_HEADER_BYTES = 1 << 16
 
@@ -74,7 +75,7 @@ def parse_json(
     except RecursionError:
         raise ValueError(f"{printable(name)}: not valid JSON (nested too deeply)") from None
     except ValueError as error:
-        reason = printable(error)[:MOST_QUOTED]
+        reason = shorten(error)
         raise ValueError(
             f"{printable(name)}: not valid JSON, the file is damaged or cut off ({reason})"
         ) from None
@@ -90,36 +91,44 @@ def read_json(path: str | os.PathLike[str], hook: Callable[[dict[str, Any]], Any
     return parse_json(read_bytes(path), path, hook)
 
 
-def parse_yaml(content: bytes | str, name: object) -> Any:
-    """The value of a YAML text without aliases, by which a small one could stand for a huge one.
+def check_yaml(content: bytes | str) -> None:
+    """Sees that a YAML text is small and shallow, and has no aliases, by which it could stand for a huge one.
 
     Raises:
-        ValueError: it is no YAML, larger than `MOST_YAML_BYTES`, nested too deeply, or has aliases; the
-            message names the file.
+        ValueError: it is larger than `MOST_YAML_BYTES`, nested too deeply, or has aliases.
+        yaml.YAMLError: it is no YAML.
     """
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     if len(content) > MOST_YAML_BYTES:
-        raise ValueError(
-            f"{printable(name)}: {len(content)} bytes of YAML; expected at most {MOST_YAML_BYTES}"
-        )
+        raise ValueError(f"{len(content)} bytes of YAML; expected at most {MOST_YAML_BYTES}")
+    depth = 0
+    for event in yaml.parse(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("aliases (*name) are not read: write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST_YAML:
+            raise ValueError("nested too deeply")
+
+
+def parse_yaml(content: bytes | str, name: object) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        ValueError: as `check_yaml`, or it is no YAML; the message names the file.
+    """
+    import yaml
+
     try:
-        depth = 0
-        for event in yaml.parse(content, Loader=loader):
-            if isinstance(event, yaml.AliasEvent):
-                raise ValueError("aliases (*name) are not read: write the value out")
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > 50:
-                raise ValueError("nested too deeply")
-        return yaml.load(content, Loader=loader)
+        check_yaml(content)
+        return yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except Exception as error:
         # Its constructors answer odd values with almost any exception type.
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "problem", None) or str(error) or type(error).__name__
         where = f", line {mark.line + 1}" if mark is not None else ""
-        raise ValueError(f"{printable(name)}{where}: not valid YAML ({printable(reason)[:200]})") from None
+        raise ValueError(f"{printable(name)}{where}: not valid YAML ({shorten(reason)})") from None
 
 
 def parse_npy(content: bytes, name: object) -> np.ndarray:
@@ -191,4 +200,4 @@ def read_npz(
 
 
 def _reason(error: Exception) -> str:
-    return printable(" ".join(str(error).split()))[:MOST_QUOTED] or type(error).__name__
+    return shorten(" ".join(str(error).split())) or type(error).__name__

@@ -107,7 +107,7 @@ def _similar(pred: Tensor, gt: Tensor, mask: Tensor) -> Tensor:
 class HandMetrics:
     """Gathers predictions and truths, then computes the values of `PROTOCOLS`.
 
-    Example:
+    Examples:
         >>> metrics = HandMetrics()
         >>> metrics.update(pred_mm, gt_mm, valid)  # doctest: +SKIP
         >>> metrics.compute()["mpjpe_mm"]  # doctest: +SKIP

@@ -310,4 +310,4 @@ DATASET_PROTOCOLS: dict[str, DatasetProtocol] = {
         ("shards", (_OWN,)),
     )
 }
-"""The protocols of each data set by its name in `dfmamba.data.registry`."""
+"""The protocols of each data set by its name in `dfmamba.data.registry`; others are measured like "own"."""

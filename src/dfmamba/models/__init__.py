@@ -203,6 +203,17 @@ class HandPoseModel(nn.Module):
         if card is not None:
             write_atomic(folder / "README.md", (front_matter(self.config) + card).encode())
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """As `save`, by the name that Hugging Face's libraries use, with a model card if there is none yet.
+
+        `from_pretrained` reads the folder, and a repository of the hub with these files.
+
+        Raises:
+            OSError: the folder can't be written.
+        """
+        card = None if (Path(folder) / "README.md").exists() else f"\n# {self.config.name}\n\n{_CARD}"
+        self.save(folder, card=card)
+
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str = "cpu") -> HandPoseModel:
         """Reads a model from a folder, or from a repository of the Hugging Face hub by its id.
@@ -215,6 +226,15 @@ class HandPoseModel(nn.Module):
         if not folder.is_dir():
             folder = _from_hub(str(source))
         return _read(cls, folder).to(device).eval()
+
+
+_CARD = """\
+    import dfmamba
+
+    model = dfmamba.from_pretrained("FOLDER or OWNER/NAME")
+
+To be filled in: what it was trained on, and how well it does.
+"""
 
 
 def _from_hub(name: str) -> Path:
@@ -362,7 +382,7 @@ def load(name: str | Path = "nano", device: str = "cpu") -> Any:
     Returns:
         A `HandPoseModel`; of an ONNX file a `dfmamba.models.onnx_model.OnnxModel`, which is called like one.
 
-    Example:
+    Examples:
         >>> model = load("nano")
         >>> model.config.image_size
         96

@@ -29,7 +29,7 @@ from dfmamba.backbones.dfmamba import (
     TribridFeatures,
 )
 from dfmamba.heads import AnchorToJoint
-from dfmamba.heads.dense import DenseDecoder, SeparableBlock
+from dfmamba.heads.build import DenseDecoder, SeparableBlock
 from dfmamba.heads.detector import DetectorHead
 from dfmamba.layers import LayerNorm2d
 from dfmamba.ops import native

@@ -11,6 +11,8 @@ from dfmamba.hands.fit import FittedHands, HandFit, fit_hand
 from dfmamba.predict.result import Hand, Prediction
 from dfmamba.predict.smooth import GAP_S, OneEuro, SmoothConfig
 
+LEAST_SCORE = 0.02
+"""Joints that score less still say a little."""
 SHAPE_FRAMES = 10
 """A hand of a film keeps the mean shape of so many frames."""
 SMOOTHING = SmoothConfig(min_cutoff_hz=3.0, beta=4.0)
@@ -20,19 +22,20 @@ SMOOTHING = SmoothConfig(min_cutoff_hz=3.0, beta=4.0)
 def with_surface(prediction: Prediction) -> Prediction:
     """The prediction with `Hand.fit` for every hand whose joints can be fitted."""
     return dataclasses.replace(
-        prediction, hands=tuple(dataclasses.replace(hand, fit=_fit(hand)) for hand in prediction.hands)
+        prediction, hands=tuple(dataclasses.replace(hand, fit=fit_of(hand)) for hand in prediction.hands)
     )
 
 
-def _fit(hand: Hand) -> HandFit | None:
+def fit_of(hand: Hand) -> HandFit | None:
+    """The hand model fitted to a hand's joints; None for joints without extent, which no hand has."""
     fitted = _try_fit(hand)
     return None if fitted is None else fitted[0]
 
 
 def _try_fit(hand: Hand, **settings: object) -> FittedHands | None:
-    """The fit; None for joints without extent, which no hand has."""
     try:
-        return fit_hand(hand.joints_3d_mm, hand.side, hand.joint_scores, **settings)  # type: ignore[arg-type]
+        scores = np.maximum(hand.joint_scores, LEAST_SCORE)
+        return fit_hand(hand.joints_3d_mm, hand.side, scores, **settings)  # type: ignore[arg-type]
     except ValueError:
         return None
 
@@ -63,7 +66,7 @@ class FilmSurfaces:
 
     def _fit(self, hand: Hand, time_s: float) -> HandFit | None:
         if hand.track is None:
-            return _fit(hand)
+            return fit_of(hand)
         track = self._tracks.get((hand.side, hand.track))
         settings: dict[str, object] = {}
         if track is not None:

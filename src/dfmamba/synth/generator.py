@@ -119,6 +119,7 @@ class SyntheticHands:
         config: SyntheticConfig | None = None,
         compose: Compose | None = None,
         backdrop: Backdrop | None = None,
+        device: str = "cpu",
     ) -> None:
         """Prepares the generator.
 
@@ -127,6 +128,7 @@ class SyntheticHands:
             compose: makes the geometry from (seed, index, kind, size); by default
                 `dfmamba.synth.scenes.compose`.
             backdrop: draws what is behind; by default `dfmamba.synth.background.sample_background`.
+            device: of Warp, "cpu" or one such as "cuda:0"; there pictures differ in rounding.
 
         Raises:
             ImportError: Warp is not installed.
@@ -137,7 +139,7 @@ class SyntheticHands:
 
             compose = scenes.compose
         self._compose: Compose = compose
-        self._backdrop = backdrop
+        self._backdrop, self._device = backdrop, device
         raster.load_kernels()
 
     def __getitem__(self, index: int) -> HandSample:
@@ -180,6 +182,7 @@ class SyntheticHands:
             palettes,
             int(self._rng(index, _TEXTURE).integers(2**31 - 1)),
             config.supersample,
+            self._device,
         )
         rng = self._rng(index, _POST)
         foreground = post.expose(rendering, rng)

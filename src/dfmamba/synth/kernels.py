@@ -179,7 +179,7 @@ def shade_point(
     return colour
 
 
-# ruff: noqa: UP018, RUF046, SIM102  (Warp tells variables from constants by these calls)
+# ruff: noqa: UP018, RUF046  (Warp tells variables from constants by these calls)
 
 
 wp.set_module_options({"enable_backward": False, "max_unroll": 1})
@@ -231,7 +231,12 @@ def rasterize(
     depth: wp.array3d(dtype=float),
     face_ids: wp.array2d(dtype=int),
 ):
-    """Draws the triangles of each layer; `sides` is the used side of each square buffer."""
+    """Draws the triangles of each layer; `sides` is the used side of each square buffer.
+
+    `keep_faces` 0 and 1 write depths, and with 1 face numbers, one triangle after the other. Where triangles
+    are drawn at the same time, 2 writes depths and a second launch with 3 the numbers of the faces that have
+    them.
+    """
     k, f = wp.tid()
     a = points[k, faces[f, 0]]
     b = points[k, faces[f, 1]]
@@ -260,7 +265,12 @@ def rasterize(
         d = w0 * a[2] + w1 * b[2] + (1.0 - w0 - w1) * c[2]
         for x in range(x0, x1 + 1):
             if w0 >= -1.0e-6 and w1 >= -1.0e-6 and w0 + w1 <= 1.000001:
-                if d > depth[k, y, x]:
+                if keep_faces == 2:
+                    wp.atomic_max(depth, k, y, x, d)
+                elif keep_faces == 3:
+                    if d == depth[k, y, x]:
+                        wp.atomic_max(face_ids, y, x, f)
+                elif d > depth[k, y, x]:
                     depth[k, y, x] = d
                     if keep_faces == 1:
                         face_ids[y, x] = f

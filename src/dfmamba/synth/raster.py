@@ -94,7 +94,7 @@ def _without_driver_warning() -> Iterator[None]:
                     print(line, file=sys.stderr)
 
 
-def warm_up() -> None:
+def warm_up(device: str = "cpu") -> None:
     """Compiles the kernels if need be (some seconds); call it before starting worker processes.
 
     Raises:
@@ -103,15 +103,15 @@ def warm_up() -> None:
     kernels = load_kernels()
     import warp as wp
 
-    wp.load_module(kernels, device="cpu")
+    wp.load_module(kernels, device=device)
 
 
-def _buffer(name: str, shape: tuple[int, ...], dtype: Any) -> Any:
+def _buffer(name: str, shape: tuple[int, ...], dtype: Any, device: str) -> Any:
     import warp as wp
 
-    key = (name, shape, os.getpid())
+    key = (name, shape, device, os.getpid())
     if key not in _buffers:
-        _buffers[key] = wp.zeros(shape, dtype=dtype, device="cpu")
+        _buffers[key] = wp.zeros(shape, dtype=dtype, device=device)
     return _buffers[key]
 
 
@@ -159,6 +159,8 @@ def render(
     palettes: Sequence[Palette],
     seed: int,
     supersample: int = 2,
+    device: str = "cpu",
+    at_once: bool | None = None,
 ) -> Rendering:
     """Renders the parts.
 
@@ -172,6 +174,9 @@ def render(
         palettes: one per part.
         seed: of the textures.
         supersample: sub-pixels per pixel side.
+        device: of Warp, "cpu" or one such as "cuda:0".
+        at_once: draw triangles by atomic operations, as a GPU must; None does where it is one. Of several
+            triangles at exactly the same depth another one may be seen.
 
     Raises:
         ValueError: no parts, or not one palette per part, or a size or supersample below 1.
@@ -186,12 +191,14 @@ def render(
     kernels = load_kernels()
     import warp as wp
 
+    at_once = device != "cpu" if at_once is None else at_once
+
     def array(values: np.ndarray, dtype: Any) -> Any:
         kind = np.int32 if dtype is int else np.float32
-        return wp.array(np.ascontiguousarray(values, dtype=kind), dtype=dtype, device="cpu", copy=False)
+        return wp.array(np.ascontiguousarray(values, dtype=kind), dtype=dtype, device=device, copy=False)
 
     def launch(kernel: Any, dim: int | tuple[int, ...], *inputs: Any) -> None:
-        wp.launch(kernel, dim=dim, inputs=inputs, device="cpu")
+        wp.launch(kernel, dim=dim, inputs=inputs, device=device)
 
     starts = np.cumsum([0] + [len(part.vertices) for part in parts])
     face_counts = [len(part.faces) for part in parts]
@@ -206,17 +213,18 @@ def render(
     count, total = len(vertices_np), sum(face_counts)
 
     fine = size * supersample
-    points = wp.empty((1, count), dtype=wp.vec3, device="cpu")
-    depth = _buffer("depth", (1, fine, fine), float)
-    ids = _buffer("ids", (fine, fine), int)
+    points = wp.empty((1, count), dtype=wp.vec3, device=device)
+    depth = _buffer("depth", (1, fine, fine), float, device)
+    ids = _buffer("ids", (fine, fine), int, device)
     depth.fill_(0.0)
     ids.fill_(-1)
     intrinsics = wp.vec4(float(camera.fx), float(camera.fy), float(camera.cx), float(camera.cy))
     launch(kernels.project_vertices, count, vertices, intrinsics, float(supersample), NEAR_MM, points)
-    launch(kernels.rasterize, (1, total), points, faces, array(np.array([fine]), int), 1, depth, ids)
+    for mode in (2, 3) if at_once else (1,):
+        launch(kernels.rasterize, (1, total), points, faces, array(np.array([fine]), int), mode, depth, ids)
 
     receivers = _receivers(vertices_np, camera, size)
-    unused = _buffer("unused", (1, 1), int)
+    unused = _buffer("unused", (1, 1), int, device)
 
     def shadow_maps(
         name: str, directions: np.ndarray, sides_np: np.ndarray, side: int
@@ -225,17 +233,18 @@ def render(
         rotations = array(rotations_np, wp.mat33)
         frames = array(_light_frames(rotations_np, receivers, sides_np), wp.vec4)
         sides = array(sides_np, int)
-        maps = _buffer(name, (len(directions), side, side), float)
+        maps = _buffer(name, (len(directions), side, side), float, device)
         maps.fill_(-1.0e20)
-        seen = wp.empty((len(directions), count), dtype=wp.vec3, device="cpu")
+        seen = wp.empty((len(directions), count), dtype=wp.vec3, device=device)
         launch(kernels.project_lights, (len(directions), count), vertices, rotations, frames, seen)
-        launch(kernels.rasterize, (len(directions), total), seen, faces, sides, 0, maps, unused)
+        mode = 2 if at_once else 0
+        launch(kernels.rasterize, (len(directions), total), seen, faces, sides, mode, maps, unused)
         return rotations, frames, sides, maps
 
-    normals = wp.zeros(count, dtype=wp.vec3, device="cpu")
+    normals = wp.zeros(count, dtype=wp.vec3, device=device)
     launch(kernels.add_face_normals, total, vertices, faces, normals)
-    ambient = wp.empty(count, dtype=wp.vec3, device="cpu")
-    mottle = wp.empty(count, dtype=float, device="cpu")
+    ambient = wp.empty(count, dtype=wp.vec3, device=device)
+    mottle = wp.empty(count, dtype=float, device=device)
     dome = lights.dome_directions
     rotations, frames, sides, maps = shadow_maps("dome", dome, np.full(len(dome), DOME_SIDE), DOME_SIDE)
     launch(
@@ -247,11 +256,11 @@ def render(
 
     map_sides = np.clip(np.round(MAP_SIDE * (1.0 - lights.softness)), 24, MAP_SIDE).astype(np.int32)
     rotations, frames, sides, maps = shadow_maps("lights", lights.directions, map_sides, MAP_SIDE)
-    rgb = wp.zeros((size, size), dtype=wp.vec3, device="cpu")
-    alpha = wp.zeros((size, size), dtype=float, device="cpu")
-    depth_mm = wp.zeros((size, size), dtype=float, device="cpu")
-    instance = wp.zeros((size, size), dtype=int, device="cpu")
-    face = wp.full((size, size), value=-1, dtype=int, device="cpu")
+    rgb = wp.zeros((size, size), dtype=wp.vec3, device=device)
+    alpha = wp.zeros((size, size), dtype=float, device=device)
+    depth_mm = wp.zeros((size, size), dtype=float, device=device)
+    instance = wp.zeros((size, size), dtype=int, device=device)
+    face = wp.full((size, size), value=-1, dtype=int, device=device)
     launch(
         kernels.shade, (size, size), supersample, ids, depth, instances, points, faces, face_parts, vertices,
         normals, rest, attributes, ambient, mottle, materials,

@@ -96,9 +96,10 @@ def _render_hands_shard(
     layers: Sequence[str],
     compose: Compose | None,
     backdrop: Backdrop | None,
+    device: str,
 ) -> None:
     """Renders samples first..first+count into `folder`, which appears only when it is complete."""
-    hands = SyntheticHands(config, compose, backdrop)
+    hands = SyntheticHands(config, compose, backdrop, device)
     draft = folder.with_name(folder.name + ".part")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -171,6 +172,7 @@ def render_shards(
     compose: Compose | None = None,
     progress: bool = True,
     backdrop: Backdrop | None = None,
+    device: str = "cpu",
 ) -> Path:
     """Renders samples start..start+count to `folder`, in shards.
 
@@ -190,6 +192,7 @@ def render_shards(
         compose: as for `SyntheticHands`.
         progress: print a line with samples per second to standard error.
         backdrop: as for `SyntheticHands`.
+        device: as for `SyntheticHands`.
 
     Returns:
         The folder.
@@ -218,14 +221,15 @@ def render_shards(
                     tuple(layers),
                     compose,
                     backdrop,
+                    device,
                 )
             )
-    raster.warm_up()
+    raster.warm_up(device)
     if workers == 0:
         for task in tasks:
             _render_hands_shard(*task)
         return folder
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("fork" if device == "cpu" else "spawn")
     counter = context.Value("q", 0)
     began, total = time.monotonic(), sum(task[2] for task in tasks)
     with ProcessPoolExecutor(workers, context, start_worker, (counter,)) as pool:

@@ -78,6 +78,7 @@ class DataConfig:
         photo_share: share of the backgrounds that is cut from `photos`.
         sets: labelled sets, each with its share of a batch; the rendered hands have the rest.
         workers: renderer processes.
+        render_device: of the renderer, "cpu" or a GPU such as "cuda:0".
         ahead: processes that compose batches beside the training; 0 composes them in it.
     """
 
@@ -93,6 +94,7 @@ class DataConfig:
     photo_share: float = 0.65
     sets: Sequence[SetConfig] = ()
     workers: int = 2
+    render_device: str = "cpu"
     ahead: int = 1
 
     def __post_init__(self) -> None:

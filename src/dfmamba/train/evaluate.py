@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from dfmamba.data.depth import encode_depth
+from dfmamba.data.kinds import SYNTHETIC_KINDS, VALIDATION_SEED
 from dfmamba.data.sample import HandSample
 from dfmamba.hands.affine import picture_square, square_box
 from dfmamba.hands.camera import from_25d, scale_to_reference
@@ -17,6 +19,7 @@ from dfmamba.hands.upright import CLOSE_FACTOR
 from dfmamba.metrics import PROTOCOLS, HandMetrics
 from dfmamba.models import HandPoseModel
 from dfmamba.predict.looking import CropNetwork, View, sure_of_side
+from dfmamba.train.meter import draw_validation
 
 PCK_FRACTION = 0.1
 
@@ -166,3 +169,59 @@ FIGURES: dict[str, str] = {
     "side_accuracy": "share of single hands whose side, right or left, is right [given: box]",
 }
 """What each figure of `evaluate` is, and what the model was given for it."""
+
+
+def synthetic_samples(kind: str, count: int, seed: int = VALIDATION_SEED) -> Iterator[Any]:
+    """The first `count` validation samples of a kind.
+
+    Raises:
+        ValueError: `count` is below 1.
+    """
+    from dfmamba.synth import SyntheticConfig, SyntheticHands
+
+    if count < 1:
+        raise ValueError(f"count is {count}; expected at least 1")
+    hands = SyntheticHands(SyntheticConfig(size=144, seed=seed, kinds={kind: 1.0}))
+    for i in range(count):
+        if sys.stderr.isatty():
+            print(f"\r{kind} {i + 1}/{count} ", end="", file=sys.stderr, flush=True)
+        yield hands.sample(i)
+    if sys.stderr.isatty():
+        print("\r" + " " * 30 + "\r", end="", file=sys.stderr)
+
+
+class SyntheticValidation:
+    """Figures of the averaged model on unseen synthetic pictures.
+
+    Args:
+        config: the run.
+        board: a logger that is shown a picture of each kind with its joints.
+    """
+
+    def __init__(self, config: Any, board: Any = None) -> None:
+        self.config, self.board = config, board
+        self.samples: dict[str, list[Any]] = {}
+
+    def __call__(self, model: Any) -> dict[str, float]:
+        """Per kind of scene the root-relative error; "score" is their mean."""
+        figures: dict[str, float] = {}
+        for kind in SYNTHETIC_KINDS:
+            if kind not in self.samples:
+                self.samples[kind] = list(synthetic_samples(kind, self.config.validation))
+            found = evaluate(model, self.samples[kind])
+            figures[f"{kind}_mpjpe_mm"] = round(found["mpjpe_mm"], 3)
+            figures[f"{kind}_pa_mpjpe_mm"] = round(found["pa_mpjpe_mm"], 3)
+            figures[f"{kind}_error_2d_box"] = round(found["error_2d_box"], 4)
+        figures["score"] = sum(figures[f"{kind}_mpjpe_mm"] for kind in SYNTHETIC_KINDS) / len(SYNTHETIC_KINDS)
+        if self.board is not None:
+            self.board.picture("validation/hands", self._sheet(model))
+        return figures
+
+    def _sheet(self, model: Any) -> Any:
+        shown, joints = [], []
+        chosen = [samples[0] for samples in self.samples.values()]
+        for sample, _, last in look_at_samples(model, chosen, "joints", True, len(chosen)):
+            sides = (0, 1) if sample.present.sum() > 1 else tuple(last) * 2
+            shown.append(sample)
+            joints.append(np.stack([last[side].joints_25d[:, :2] for side in sides]))
+        return draw_validation(shown, joints)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from dfmamba.data.sample import HandSample
 from dfmamba.train.config import RunConfig
+from dfmamba.train.curves import write_curves
 from dfmamba.train.parallel import Ranks
 from dfmamba.train.run_folder import LOG_FILE, write_environment
 
@@ -150,8 +154,6 @@ class Meter:
 
     def draw(self) -> None:
         """Draws the curves of the log; a failure is told and doesn't end the run."""
-        from dfmamba.train.curves import write_curves
-
         try:
             write_curves(self.folder)
         except OSError as error:
@@ -205,3 +207,98 @@ def clock(seconds: float) -> str:
     minutes, second = divmod(int(seconds), 60)
     hour, minute = divmod(minutes, 60)
     return f"{hour}:{minute:02d}:{second:02d}"
+
+
+SHOWN = 6
+"""Samples of a validation that are drawn."""
+
+
+class Board:
+    """Writes figures and pictures of a run into the folder `board` of the run, for `tensorboard --logdir`.
+
+    Args:
+        out: folder of the run.
+
+    Raises:
+        ImportError: TensorBoard is missing.
+    """
+
+    def __init__(self, out: str | Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError("--board needs TensorBoard: pip install 'dfmamba[board]'") from error
+        self._make, self._folder = SummaryWriter, Path(out) / "board"
+        self._writer: Any = None
+        self._pending: dict[str, np.ndarray] = {}
+
+    def scalars(self, step: int, figures: Mapping[str, float]) -> None:
+        """Figures of a step, and the pictures that came since the last ones."""
+        if self._writer is None:
+            # What an interrupted run wrote beyond the step that it goes on from is hidden.
+            self._writer = self._make(str(self._folder), purge_step=step)
+        for name, value in figures.items():
+            self._writer.add_scalar(name if "/" in name else f"training/{name}", value, step)
+        for name, picture in self._pending.items():
+            self._writer.add_image(name, picture, step, dataformats="HWC")
+        self._pending.clear()
+        self._writer.flush()
+
+    def picture(self, name: str, image: np.ndarray) -> None:
+        """A picture (H, W, 3) uint8 of the step whose figures follow."""
+        self._pending[name] = image
+
+    def close(self) -> None:
+        """Ends the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def draw_validation(samples: Sequence[HandSample], joints_2d_px: Sequence[np.ndarray]) -> np.ndarray:
+    """A sheet with the labels of some samples above, and estimated joints below.
+
+    Args:
+        samples: with their pictures or depth maps.
+        joints_2d_px: (2, J, 2) pixels of each sample; of joints that aren't labelled they may be anything.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        ValueError: no sample, or its joint order can't be drawn.
+    """
+    from dfmamba.draw.contact import draw_contact
+
+    estimated = [
+        replace(sample, joints_2d_px=_usable(joints, sample.valid), visible=sample.valid, id="estimate")
+        for sample, joints in zip(samples, joints_2d_px, strict=True)
+    ]
+    columns = len(samples)
+    return np.asarray(draw_contact([*samples, *estimated], "labels above, estimates below", columns, 180))
+
+
+def _usable(joints_2d_px: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    return np.where(valid[..., None], np.nan_to_num(joints_2d_px), 0.0).clip(-1e5, 1e5).astype(np.float32)
+
+
+@contextlib.contextmanager
+def telling(out: str, board: bool, ranks: Any) -> Iterator[Any]:
+    """Within it, a run is shown on TensorBoard if wished; at its end its curves are drawn.
+
+    Raises:
+        ValueError: TensorBoard is missing.
+    """
+
+    try:
+        shown = Board(out) if board and ranks.first else None
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    try:
+        with listening(*([shown] if shown else [])):
+            yield shown
+    finally:
+        if shown is not None:
+            shown.close()
+        if ranks.first:
+            with contextlib.suppress(OSError):
+                write_curves(Path(out))

@@ -14,12 +14,13 @@ import multiprocessing
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,23 +30,32 @@ import torch
 from torch import Tensor
 
 from dfmamba.data.depth import encode_depth
-from dfmamba.data.index import Report, cache_root, fingerprint
+from dfmamba.data.index import ColumnFile, Report, cache_root, fingerprint
 from dfmamba.data.indexed import IndexedDataset
 from dfmamba.data.kinds import SYNTHETIC_KINDS
 from dfmamba.data.registry import dataset_info, open_dataset
 from dfmamba.data.sample import HandSample
 from dfmamba.hands.affine import box_of_points, crop_affine, square_box
 from dfmamba.hands.crop import warp_image
-from dfmamba.io.files import open_atomic_bytes
+from dfmamba.heads import HeadConfig, LossConfig, pose_loss
+from dfmamba.io.files import open_atomic_bytes, write_atomic
+from dfmamba.io.untrusted import read_json
+from dfmamba.models import MODELS, HandPoseModel
+from dfmamba.synth import raster
 from dfmamba.synth.appearance import SKIN_RAMP_SRGB
 from dfmamba.synth.background import cut_photo, photo_files, sample_background
 from dfmamba.synth.generator import SyntheticConfig
 from dfmamba.synth.shards import ShardedHands, render_shards
 from dfmamba.train.augment import LEAST_JOINTS, Foregrounds, depth_of_25d, make_batch
 from dfmamba.train.config import DataConfig, SetConfig, TrainConfig
-from dfmamba.train.dataset_source import Ahead, Composed, fault
+from dfmamba.train.engine import rehearse, train
+from dfmamba.train.evaluate import SyntheticValidation
+from dfmamba.train.meter import clock, telling
 from dfmamba.train.parallel import Ranks
+from dfmamba.train.run_folder import find_states
+from dfmamba.train.samples import PoolBatches, Prefetched, fault
 
+SETS_FILE = "sets.json"
 SHARD = 2000
 LAYERS = ("hand",)
 DEPTH_KIND = SYNTHETIC_KINDS.index("depth")
@@ -82,7 +92,7 @@ def render(data: DataConfig, first: int, count: int) -> Path:
     """Renders pictures `first` to `first + count` into the cache; finished shards are left alone."""
     folder = cache_folder(data)
     return render_shards(
-        synthetic_config(data), first, count, folder, data.workers, shard_size=SHARD, layers=LAYERS
+        synthetic_config(data), first, count, folder, data.workers, SHARD, LAYERS, device=data.render_device
     )
 
 
@@ -153,6 +163,7 @@ class Stock:
         known: (n, 2) bool; False for a hand that is in the image, but not labelled.
         is_depth: (n,) bool.
         chances: (n,) running sums of the chances to be drawn.
+        digest: of images and labels; "" where the configuration says all.
     """
 
     images: Callable[[int], np.ndarray]
@@ -162,6 +173,7 @@ class Stock:
     known: Tensor
     is_depth: Tensor
     chances: np.ndarray
+    digest: str = ""
 
     def draw(self, rng: np.random.Generator, rows: np.ndarray, among: int) -> Foregrounds:
         """Draws a foreground for each of the given places of a batch, among the first so many."""
@@ -231,14 +243,15 @@ def open_set(chosen: SetConfig, workers: int = 0, make: bool = True, tell: bool 
         _wait(lambda: folder.is_dir(), PATIENCE_S, f"{folder}: the cut squares didn't appear")
     if not folder.is_dir():
         _cut_set(dataset, chosen, folder, workers)
+    facts = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     if tell:
-        facts = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         for line in (*facts["lines"], *(f"not read, {line}" for line in dataset.report.lines[1:])):
             print(f"{chosen.name} {chosen.path} {split}: {line}", file=sys.stderr)
     images = np.load(folder / "hand.npy", mmap_mode="r")
     with np.load(folder / "labels.npz") as file:
         labels = {name: torch.from_numpy(file[name]) for name in file.files}
-    return Stock(images.__getitem__, **labels, chances=np.arange(1.0, len(labels["valid"]) + 1))
+    chances = np.arange(1.0, len(labels["valid"]) + 1)
+    return Stock(images.__getitem__, **labels, chances=chances, digest=facts["digest"])
 
 
 def _cut_set(dataset: IndexedDataset, chosen: SetConfig, folder: Path, workers: int) -> None:
@@ -253,29 +266,31 @@ def _cut_set(dataset: IndexedDataset, chosen: SetConfig, folder: Path, workers: 
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     labels: dict[str, list[Any]] = {"joints_25d": [], "valid": [], "valid_z": [], "known": [], "is_depth": []}
+    digest = hashlib.sha256()
     try:
         workers = workers if len(numbers) > FEW else 0
-        with (draft / "images.raw").open("wb") as file, _mapping(workers) as map_:
+        with ColumnFile(draft / "hand.npy", np.uint8) as file, _mapping(workers) as map_:
             for number, found in zip(numbers, map_(cut, numbers), strict=True):
                 if isinstance(found, str):
                     report.leave_out(dataset.labels(number).id, found)
                     continue
                 for image, *values in found:
-                    file.write(image.tobytes())
+                    file.append(image[None])
                     for name, value in zip(labels, values, strict=True):
                         labels[name].append(value)
+                    for value in (image, *values):
+                        digest.update(np.asarray(value).tobytes())
                 report.kept += 1
         count = len(labels["valid"])
         if not count:
             raise ValueError(f"{chosen.name} {chosen.path}: nothing to train on: {'; '.join(report.lines)}")
-        raw = np.memmap(draft / "images.raw", np.uint8, "r", shape=(count, chosen.size, chosen.size, 4))
-        np.save(draft / "hand.npy", raw)
-        del raw
-        (draft / "images.raw").unlink()
         np.savez(draft / "labels.npz", allow_pickle=False, **{k: np.stack(v) for k, v in labels.items()})
         lines = [f"{count} squares of {report.lines[0]}", *report.lines[1:]]
-        (draft / "report.json").write_text(json.dumps({"lines": lines}), encoding="utf-8")
-        os.replace(draft, folder)
+        facts = {"lines": lines, "digest": digest.hexdigest()[:16]}
+        (draft / "report.json").write_text(json.dumps(facts), encoding="utf-8")
+        with suppress(OSError):  # another run may have made the same at the same time
+            os.replace(draft, folder)
+        assert folder.is_dir()
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -408,7 +423,9 @@ class Pool:
         self.loaded = 0
         if data.rendered_share:
             self._open(self.available(0))
-        self._ahead = Ahead(Composed(self, Pool, config, image_size, ranks, patience_s, 0, True), workers)
+        self._prefetched = Prefetched(
+            PoolBatches(self, Pool, config, image_size, ranks, patience_s, 0, True), workers
+        )
 
     def available(self, step: int) -> int:
         """How many rendered hands the pool holds at a step: all of them from half of the run on."""
@@ -433,7 +450,7 @@ class Pool:
 
     def batch(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Images (B, 3, S, S) in [0, 1] and the loss target of one step."""
-        prepared = self._ahead[step]
+        prepared = self._prefetched[step]
         return prepared if self.device.type == "cpu" else self._compose(*prepared)
 
     def compose(self, step: int) -> Any:
@@ -471,3 +488,141 @@ class Pool:
         moved = [part.to(self.device) for part in parts]
         behind = backgrounds.to(self.device)
         return make_batch(moved, behind, self.image_size, self.config.augment, generator)
+
+
+class PoseTask:
+    """A model of `dfmamba.models.MODELS` and its loss on crops of `dfmamba.train.pool`.
+
+    Args:
+        config: the run.
+
+    Raises:
+        ValueError: unknown model, or setting of its backbone.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        if config.model not in MODELS:
+            raise ValueError(f"unknown model {config.model!r}; known: {', '.join(sorted(MODELS))}")
+        model = MODELS[config.model]
+        self.model = replace(model, backbone_args={**model.backbone_args, **config.backbone_args})
+        self.loss_config = loss_settings(config)
+
+    def build(self) -> HandPoseModel:
+        """The model with random weights."""
+        return HandPoseModel(self.model)
+
+    def loss(self, output: Any, target: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All terms of `dfmamba.heads.pose_loss`."""
+        return pose_loss(output, target, self.loss_config)
+
+
+def loss_settings(config: TrainConfig) -> LossConfig:
+    """The loss with the scales of the crops that this run trains on."""
+    head = MODELS[config.model].head
+    assert isinstance(head, HeadConfig)
+    size = config.crop or head.image_size
+    depth = head.depth_extent * size / head.image_size if head.depth_unit == "px" else head.depth_extent
+    return replace(config.loss, image_size=float(size), depth_range=depth)
+
+
+REHEARSED = 16
+"""Hands that a rehearsal renders where the cache has none."""
+
+
+def train_pose(
+    config: TrainConfig, ranks: Ranks, resume: bool = False, until: int | None = None, board: bool = False
+) -> HandPoseModel:
+    """Renders, cuts, trains and validates; the rest of the hands is rendered beside the training.
+
+    Args:
+        config: the run.
+        ranks: this process among several.
+        resume: see `dfmamba.train.engine.train`.
+        until: likewise.
+        board: write for TensorBoard, too.
+
+    Raises:
+        ValueError: unusable settings.
+        OSError: the cache or the folder of the run can't be written.
+    """
+    task, data = PoseTask(config), config.data
+    first = min(data.first, data.pictures) if data.rendered_share else data.pictures
+    if ranks.first and data.rendered_share:
+        print(f"pictures: {cache_folder(data)}", file=sys.stderr)
+        render(data, 0, first)
+    renderer = multiprocessing.get_context("spawn").Process(
+        target=_render_rest, args=(data, first, data.pictures - first), daemon=False
+    )
+    if ranks.first and data.pictures > first:
+        renderer.start()
+    try:
+        source = Pool(config, task.model.image_size, ranks, workers=data.ahead)
+        if ranks.first:
+            _require_same_sets(Path(config.out), source)
+        with telling(config.out, board, ranks) as shown:
+            return train(config, source, task, resume, SyntheticValidation(config, shown), until, ranks)
+    finally:
+        if renderer.pid is not None:
+            renderer.terminate()
+            renderer.join()
+
+
+def _require_same_sets(out: Path, source: Pool) -> None:
+    """Keeps what the sets of a run hold in its folder; a run that goes on must find the same.
+
+    Raises:
+        ValueError: a set has other images or labels than when the run began.
+    """
+    now = {
+        f"{s.name} {s.path}": stock.digest
+        for s, stock in zip(source.config.data.sets, source.sets, strict=True)
+    }
+    path = out / SETS_FILE
+    begun = path.is_file() and find_states(out)
+    was = read_json(path) if begun else now
+    for (name, digest), before in zip(now.items(), was.values(), strict=True):
+        if digest != before:
+            raise ValueError(
+                f"{out} began with other images or labels in {name}; restore them, or begin anew"
+            )
+    if now and not begun:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, (json.dumps(now, indent=1) + "\n").encode())
+
+
+def _render_rest(data: DataConfig, first: int, count: int) -> None:
+    """Renders beside the training, at low priority and one process, so that training keeps its cores."""
+    os.nice(5)
+    try:
+        render(replace(data, workers=1), first, count)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def rehearse_pose(config: TrainConfig, ranks: Ranks) -> list[str]:
+    """Two steps of a run, on the hands of the cache; where they aren't there yet, on a few rendered for it.
+
+    Returns:
+        Lines to print; none in the processes that don't write.
+    """
+    task, data, lines = PoseTask(config), config.data, []
+    first = min(data.first, data.pictures)
+    shards = (cache_folder(data) / f"shard-{place:09d}" for place in range(0, first, SHARD))
+    with tempfile.TemporaryDirectory(prefix="dfmamba-") as folder:
+        if data.rendered_share and not all(shard.is_dir() for shard in shards):
+            few = min(REHEARSED, first)
+            small = replace(data, pictures=few, first=few, cache=folder, backgrounds=2, workers=0)
+            raster.warm_up(data.render_device)
+            begun = time.monotonic()
+            render(small, 0, few)
+            each = (time.monotonic() - begun) / few / max(1, data.workers)
+            size = sum(file.stat().st_size for file in Path(folder).rglob("*.npy")) / few
+            lines.append(
+                f"rendering: {first} pictures before the first step {clock(first * each)}, "
+                f"all {data.pictures} {clock(data.pictures * each)} and {size * data.pictures / 1e9:.1f} GB"
+            )
+            config = replace(config, data=small)
+        source = Pool(config, task.model.image_size, ranks)
+        validation = SyntheticValidation(replace(config, validation=1))
+        found = rehearse(config, source, task, validation, 1, ranks)
+    return [*found, *lines] if ranks.first else []

@@ -26,8 +26,8 @@ from dfmamba.io.files import write_atomic
 from dfmamba.io.images import find_images, load_image
 from dfmamba.models import CONFIG_FILE, WEIGHTS_FILE
 from dfmamba.train.config import RunConfig
-from dfmamba.train.dataset_source import DatasetSource
 from dfmamba.train.parallel import Ranks
+from dfmamba.train.samples import DatasetSource
 
 LEAST_AREA = 0.67
 """Smallest share of a picture that a crop shows, and the narrowest and widest shape of it: as in SimMIM."""

@@ -2,7 +2,7 @@
 
 A photograph is shown to the teacher as it is, mirrored, turned and scaled. A hand is kept if nearly all views
 agree on its joints and its side; it is labelled with the mean of the views and with their disagreement. The
-file has the own format (docs/own_data.md), its joints are in pixels.
+file has the own format (docs/train/own_data.md), its joints are in pixels.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from dfmamba.hands.skeleton import JOINT_NAMES
 from dfmamba.predict.predictor import Predictor
 from dfmamba.predict.result import SCALE, Hand, Prediction
 from dfmamba.predict.smooth import SmoothConfig
+from dfmamba.predict.surface import FilmSurfaces
 from dfmamba.predict.track import TrackConfig, Tracked, track_film
 from dfmamba.video.frames import FrameReader
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SCHEMA = "dfmamba.film/1"
-STAGES = ("decode", "detect", "pose", "draw", "encode")
+STAGES = ("decode", "detect", "pose", "fit", "draw", "encode")
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ def predict_film(
     stop: Callable[[float], bool] = lambda time_s: False,
     progress: Callable[[FilmReport], None] = lambda report: None,
     viewer: Viewer | None = None,
+    mesh: bool = False,
 ) -> FilmReport:
     """Predict a film into files, which hold everything so far at any time.
 
@@ -166,6 +168,7 @@ def predict_film(
         stop: asked after each frame, with its time, whether that was the last one.
         progress: told after each frame.
         viewer: shown each frame.
+        mesh: whether hands get a fit and are drawn as surfaces.
 
     Raises:
         ImportError: PyAV is missing and `film` is given.
@@ -179,7 +182,12 @@ def predict_film(
         out.flush()
         drawing = None if film is None else stack.enter_context(_Drawing(film, reader, config, watch))
         frames = stack.enter_context(contextlib.closing(in_background(_watched(iter(reader), watch))))
+        surfaces = FilmSurfaces() if mesh else None
         for tracked in track_film(predictor, frames, config, watch):
+            if surfaces is not None:
+                with watch("fit"):
+                    fitted = surfaces(tracked.prediction, tracked.frame.time_s)
+                tracked = dataclasses.replace(tracked, prediction=fitted)
             frame, hands = tracked.frame, tracked.prediction.hands
             values = {"index": frame.index, "time_s": round(frame.time_s, 6)}
             out.write(_line({**values, "hands": [hand.to_dict() for hand in hands]}))

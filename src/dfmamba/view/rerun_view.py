@@ -5,7 +5,7 @@ Entities, millimetres, x right, y down, z forward ("RDF"):
 * `camera/picture` with `boxes`, `bones` and `joints` below it: what is seen, with a pinhole at `camera` for
   predictions that had intrinsics;
 * `hands/bones` and `hands/joints`: the hands in the camera frame; relative to their wrists, and moved apart,
-  where no intrinsics were given.
+  where no intrinsics were given; `hands/surface`: that of hands with a fit.
 
 Time lines: `picture` (number) and, for films, `time`. Rerun counts pixel corners, so pixels are 0.5 larger
 than ours. A mirrored picture is turned back, so that it shows the hands that are in space.
@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 
 from dfmamba.draw.canvas import BONE_COLORS, SIDE_COLORS, joint_color
+from dfmamba.draw.surface import HAND_COLORS
 from dfmamba.extras import need
-from dfmamba.formats.glb import side_by_side_mm
+from dfmamba.formats.rig import side_by_side_mm, textured_faces
 from dfmamba.hands.camera import Camera
+from dfmamba.hands.model import vertex_normals
 from dfmamba.hands.skeleton import BONES, NUM_JOINTS
 from dfmamba.predict.lift import mirror_box, mirror_points
 from dfmamba.predict.result import Prediction
@@ -49,6 +51,7 @@ class RerunViewer:
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
         (self.rr,) = need("viewer", "rerun")
+        self.has_surface = False
         self.recording = self.rr.RecordingStream(APPLICATION)
         where = "its window" if path is None else str(path)
         try:
@@ -96,6 +99,7 @@ class RerunViewer:
         space = np.reshape([h.joints_3d_mm for h in hands], (-1, NUM_JOINTS, 3)) + places[:, None]
         self._log_hands("camera/picture", corners, rr.LineStrips2D, rr.Points2D, BONE_PX, JOINT_PX)
         self._log_hands("hands", space, rr.LineStrips3D, rr.Points3D, BONE_MM, JOINT_MM)
+        self._log_surfaces(prediction, places)
 
     def close(self) -> None:
         """See `dfmamba.view.Viewer.close`."""
@@ -120,6 +124,31 @@ class RerunViewer:
             image_plane_distance=PLANE_MM,
         )
         self.recording.log("camera", pinhole)
+
+    def _log_surfaces(self, prediction: Prediction, places: np.ndarray) -> None:
+        """The surfaces of hands with a fit as one mesh; none clears what was there."""
+        shown = [(h, place) for h, place in zip(prediction.hands, places, strict=True) if h.fit is not None]
+        if not shown:
+            if self.has_surface:
+                self.recording.log("hands/surface", self.rr.Clear(recursive=False))
+            self.has_surface = False
+            return
+        self.has_surface = True
+        vertices: list[np.ndarray] = []
+        faces, colors, normals = [], [], []
+        for hand, place in shown:
+            points, triangles = hand.vertices_mm() + place, textured_faces(hand.side)[0]
+            faces.append(triangles + sum(len(before) for before in vertices))
+            vertices.append(points)
+            normals.append(vertex_normals(points, triangles))
+            colors.append(np.tile(HAND_COLORS[hand.side], (len(points), 1)))
+        mesh = self.rr.Mesh3D(
+            vertex_positions=np.concatenate(vertices),
+            triangle_indices=np.concatenate(faces),
+            vertex_normals=np.concatenate(normals),
+            vertex_colors=np.concatenate(colors).astype(np.uint8),
+        )
+        self.recording.log("hands/surface", mesh)
 
     def _log_hands(
         self, entity: str, joints: np.ndarray, lines: Any, points: Any, thin: float, thick: float

@@ -23,7 +23,7 @@ from dfmamba.hands.camera import Camera, to_25d
 from dfmamba.hands.crop import crop_sample, flip_sample
 from dfmamba.hands.skeleton import JOINT_NAMES
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "own_data.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "train" / "own_data.md"
 CAMERA = [300.0, 310.0, 31.5, 23.5]
 JOINTS = np.random.default_rng(0).uniform([-25, -20, 350], [25, 20, 450], (21, 3)).round(3)
 

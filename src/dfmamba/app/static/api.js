@@ -1,4 +1,4 @@
-// The server's API: see docs/app.md.
+// The server's API: see docs/use/app.md.
 
 /** Asks the server; an answer that is no success becomes an Error with the server's line. */
 export async function ask(path, init = {}) {

@@ -36,7 +36,8 @@ export class VideoTab {
     try {
       const { model, detector, threshold, camera } = this.page.options();
       const mirrored = this.find("mirrored").checked;
-      const options = { model, detector, threshold, camera, mirrored, smooth: this.find("smooth").checked };
+      const [smooth, mesh] = ["smooth", "mesh"].map((name) => this.find(name).checked);
+      const options = { model, detector, threshold, camera, mirrored, smooth, mesh };
       const init = { method: "POST", body: makeForm("film", file, options), signal: run.upload.signal };
       let job = await (await ask("api/film", init)).json();
       run.job = job.id;

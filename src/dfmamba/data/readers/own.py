@@ -1,4 +1,4 @@
-"""Own data: a folder with pictures and one JSON file a split, as docs/own_data.md says.
+"""Own data: a folder with pictures and one JSON file a split, as docs/train/own_data.md says.
 
 `dfmamba.data.own_format` writes it.
 """

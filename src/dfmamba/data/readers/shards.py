@@ -1,6 +1,6 @@
 """Reader of tar shards in WebDataset's naming, as `own_format.write_shards` writes them.
 
-Labels are those of the own format (docs/own_data.md), one JSON file a sample.
+Labels are those of the own format (docs/train/own_data.md), one JSON file a sample.
 """
 
 from __future__ import annotations

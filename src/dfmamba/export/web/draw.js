@@ -8,6 +8,7 @@ const CONFIDENT = 0.5;
 /**
  * Draws a picture and its hands on a canvas, which takes the picture's size.
  *
+ * @param picture null: only the hands, over a film that is shown below.
  * @param mirror show it as a mirror does; the prediction is that of the picture as it is.
  */
 export function drawOverlay(canvas, picture, prediction, constants, mirror = false) {
@@ -16,10 +17,14 @@ export function drawOverlay(canvas, picture, prediction, constants, mirror = fal
   if (canvas.width !== width) canvas.width = width;
   if (canvas.height !== height) canvas.height = height;
   const context = canvas.getContext('2d');
-  context.save();
-  if (mirror) context.setTransform(-1, 0, 0, 1, width, 0);
-  context.drawImage(picture, 0, 0);
-  context.restore();
+  if (picture) {
+    context.save();
+    if (mirror) context.setTransform(-1, 0, 0, 1, width, 0);
+    context.drawImage(picture, 0, 0);
+    context.restore();
+  } else {
+    context.clearRect(0, 0, width, height);
+  }
   // The canvas counts from the corner of the first pixel, joints from its centre.
   const placed = ([u, v]) => [mirror ? width - 0.5 - u : u + 0.5, v + 0.5];
   for (const hand of prediction.hands) drawHand(context, hand, hand.joints_2d_px.map(placed), bones, colors);

@@ -253,8 +253,14 @@ export async function follow(network, picture, hands, threshold) {
   return network.withoutDoubles(
     hands
       .map(([side, { track }], i) => [side, { ...views[i][side], track }])
-      .filter(([, hand]) => hand.score >= threshold && network.inside(hand, picture)),
+      .filter(([, hand], i) => hand.score >= threshold && network.inside(hand, picture)
+        && isFollowed(hands[i][1], hand, network.constants)),
   );
+}
+
+/** Whether a view shows the hand that it was aimed at: as in dfmamba/predict/track.py. */
+function isFollowed(before, now, { COLLAPSED, NEAR }) {
+  return mean(now.jointScores) >= COLLAPSED && apart(before, now) <= NEAR * Math.max(longest(before), longest(now), 1);
 }
 
 /** Gives each hand the number of the hand of the picture before that it overlaps most, else a new one. */

@@ -1,9 +1,14 @@
-// The page: photos and the camera in, a drawing, a view in space and JSON out.
+// The page: photos, films and the camera in, a drawing, a view in space and JSON out.
 
+import { isolate } from './isolate.js';
 import { Camera, pixelsOf, readPhoto } from './source.js';
 import { drawOverlay } from './draw.js';
 import { toJson } from './predictor.js';
 import { HandView } from './view3d.js';
+
+if (!(await isolate())) await new Promise(() => {}); // the page loads anew
+
+const EXAMPLES = { one_hand: 'One hand', two_hands: 'Two hands', hand_and_object: 'Holding something', egocentric: 'Own hands' };
 
 const element = (id) => document.getElementById(id);
 const controls = ['choose', 'camera'].map(element);
@@ -28,13 +33,13 @@ worker.onmessage = ({ data }) => {
 };
 worker.onerror = (event) => say(event.message || 'The page\'s files could not be loaded.', true);
 
-/** Asks the worker; the picture's memory moves there. */
+/** Asks the worker; the picture, pixels or a bitmap, moves there. */
 function ask(kind, picture, time = 0) {
   const id = ++request;
   const options = { threshold: Number(element('threshold').value), useDetector: element('detector').checked };
   return new Promise((resolve, reject) => {
     waiting.set(id, { resolve, reject });
-    worker.postMessage({ id, kind, picture, time, options }, picture ? [picture.data.buffer] : []);
+    worker.postMessage({ id, kind, picture, time, options }, picture ? [picture.data?.buffer ?? picture] : []);
   });
 }
 
@@ -42,7 +47,7 @@ function ready(data) {
   constants = data.constants;
   view = new HandView(element('view'), constants);
   element('detector-option').hidden = !constants.detector;
-  for (const control of controls) control.disabled = false;
+  for (const control of [...controls, ...element('examples').children]) control.disabled = false;
   const threads = data.threads > 1 ? `${data.threads} threads` : 'one thread';
   say(`Ready: model ${constants.model}, ${threads}.`);
   document.body.dataset.ready = 'true';
@@ -64,7 +69,7 @@ function show(result) {
   const { picture, prediction, mirror } = result;
   const overlay = element('overlay');
   drawOverlay(overlay, picture, prediction, constants, mirror);
-  overlay.hidden = false;
+  overlay.hidden = element('screen').hidden = false;
   document.querySelector('.hint').hidden = true;
   // Each hand is relative to its own wrist; side by side they stand as in the picture.
   view.show(placed(prediction.hands));
@@ -95,7 +100,6 @@ function placed(hands) {
 }
 
 async function openPhoto(file) {
-  if (!constants) return;
   stopCamera();
   try {
     say(`Looking at ${file.name || 'the picture'}…`);
@@ -111,13 +115,24 @@ async function openPhoto(file) {
   }
 }
 
-async function startCamera() {
+/** A chosen, dropped or pasted file. */
+function open(file) {
+  if (!constants) return;
+  if (file.type.startsWith('video/')) startCamera(file);
+  else openPhoto(file);
+}
+
+/** Shows the camera or, with a file, a film. */
+async function startCamera(file) {
+  stopCamera();
   try {
-    say('Waiting for the camera…');
-    element('mirror').checked = await camera.start();
-    element('camera').textContent = 'Stop the camera';
+    say(file ? `Looking at ${file.name}…` : 'Waiting for the camera…');
+    element('mirror').checked = await camera.start(file);
+    element('camera').textContent = file ? 'Stop the film' : 'Stop the camera';
     element('camera').setAttribute('aria-pressed', 'true');
     await ask('start');
+    element('screen').hidden = element('video').hidden = false;
+    mirrorPreview();
     await film();
     if (!camera.running) stopCamera();
   } catch (error) {
@@ -126,25 +141,48 @@ async function startCamera() {
   }
 }
 
+/**
+ * The camera's film is shown as it comes; hands are drawn over it, newer ones whenever the network is done
+ * with a frame, which is then given the newest.
+ */
 async function film() {
-  const times = [];
-  for await (const { picture, time } of camera.pictures()) {
-    const answer = await ask('film', pixelsOf(picture), time);
-    if (!camera.running) break;
-    show({ picture, prediction: answer.prediction, mirror: element('mirror').checked, name: 'camera' });
-    times.push(performance.now());
-    if (times.length > 20) times.shift();
-    const rate = times.length > 1 ? (1000 * (times.length - 1)) / (times.at(-1) - times[0]) : 0;
+  const ends = [];
+  let busy = false;
+  let failure = null;
+  const predict = async (video) => {
+    const answer = await ask('film', await createImageBitmap(video), performance.now() / 1000);
+    if (!camera.running) return;
+    show({ picture: null, prediction: answer.prediction, mirror: element('mirror').checked, name: 'camera' });
+    ends.push(performance.now());
+    if (ends.length > 20) ends.shift();
+    const rate = ends.length > 1 ? (1000 * (ends.length - 1)) / (ends.at(-1) - ends[0]) : 0;
     element('rate').textContent = `${Math.round(1000 * answer.seconds)} ms, ${rate.toFixed(1)} pictures/s`;
     const text = `${counted(answer.prediction.hands)}.`;
     if (element('status').textContent !== text) say(text);
     document.body.dataset.rate = rate.toFixed(2);
     document.body.dataset.pictures = Number(document.body.dataset.pictures ?? 0) + 1;
-  }
+  };
+  await camera.frames((video) => {
+    document.body.dataset.drawn = Number(document.body.dataset.drawn ?? 0) + 1;
+    if (busy) return;
+    busy = true;
+    predict(video)
+      .catch((error) => {
+        failure = error;
+        camera.stop();
+      })
+      .finally(() => { busy = false; });
+  });
+  if (failure) throw failure;
+}
+
+function mirrorPreview() {
+  element('video').classList.toggle('mirrored', element('mirror').checked);
 }
 
 function stopCamera() {
   camera.stop();
+  element('video').hidden = true;
   element('camera').textContent = 'Start the camera';
   element('camera').setAttribute('aria-pressed', 'false');
 }
@@ -159,18 +197,31 @@ function download() {
 
 element('choose').addEventListener('click', () => element('file').click());
 element('file').addEventListener('change', ({ target }) => {
-  if (target.files.length) openPhoto(target.files[0]);
+  if (target.files.length) open(target.files[0]);
   target.value = '';
 });
-element('camera').addEventListener('click', () => (camera.running ? stopCamera() : startCamera()));
+element('camera').addEventListener('click', () => (camera.running ? stopCamera() : startCamera(null)));
+element('mirror').addEventListener('change', mirrorPreview);
 element('download').addEventListener('click', download);
 element('threshold').addEventListener('input', ({ target }) => {
   element('threshold-value').textContent = Number(target.value).toFixed(2);
 });
 addEventListener('paste', ({ clipboardData }) => {
-  const file = [...clipboardData.files].find(({ type }) => type.startsWith('image/'));
-  if (file) openPhoto(file);
+  const file = [...clipboardData.files].find(({ type }) => /^(image|video)\//.test(type));
+  if (file) open(file);
 });
+for (const [name, title] of Object.entries(EXAMPLES)) {
+  const address = `examples/${name}.jpg`;
+  const image = Object.assign(new Image(), { src: address, alt: '', width: 56, height: 56 });
+  const button = Object.assign(document.createElement('button'), { type: 'button', disabled: true });
+  button.append(image, title);
+  button.addEventListener('click', async () => {
+    const answer = await fetch(address);
+    if (answer.ok) openPhoto(new File([await answer.blob()], `${name}.jpg`, { type: 'image/jpeg' }));
+    else say(`${address}: the server answers ${answer.status}; is the folder complete?`, true);
+  });
+  element('examples').append(button);
+}
 const stage = element('stage');
 addEventListener('dragover', (event) => {
   event.preventDefault();
@@ -180,5 +231,5 @@ addEventListener('dragleave', ({ relatedTarget }) => relatedTarget ?? stage.clas
 addEventListener('drop', (event) => {
   event.preventDefault();
   stage.classList.remove('over');
-  if (event.dataTransfer.files.length) openPhoto(event.dataTransfer.files[0]);
+  if (event.dataTransfer.files.length) open(event.dataTransfer.files[0]);
 });

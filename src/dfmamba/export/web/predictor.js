@@ -34,7 +34,8 @@ export class Predictor {
 
   /**
    * The next picture of a film: hands are followed, and looked for anew when one is lost and from time to
-   * time: every FIND_AGAIN_S seconds, less often where that would take more than FIND_SHARE of the time.
+   * time: every FIND_AGAIN_S seconds, less often where that would take more than FIND_SHARE of the time. While
+   * one is missing they are looked for every SEARCH_S seconds.
    *
    * @param time of the picture in seconds.
    */
@@ -44,12 +45,13 @@ export class Predictor {
     if (this.hands.length && !old) {
       hands = await follow(this.network, picture, this.hands, this.constants.FIRST_LOOK * threshold);
     }
-    if (hands.length < Math.max(this.hands.length, 1)) {
+    this.missing ||= old || hands.length < Math.max(this.hands.length, 1);
+    if (this.missing && (old || time >= this.searchAt)) {
       const start = performance.now();
       const found = await this.find(picture, threshold, useDetector);
       hands = numbered(found, this.hands, () => this.count++);
-      const { FIND_AGAIN_S, FIND_SHARE } = this.constants;
-      this.foundAt = time;
+      const { FIND_AGAIN_S, FIND_SHARE, SEARCH_S } = this.constants;
+      [this.missing, this.foundAt, this.searchAt] = [false, time, time + SEARCH_S];
       this.findAt = time + Math.max(FIND_AGAIN_S, (performance.now() - start) / 1000 / FIND_SHARE);
     }
     this.hands = hands;
@@ -59,7 +61,7 @@ export class Predictor {
   /** Starts a new film. */
   forget() {
     this.hands = [];
-    [this.foundAt, this.findAt] = [0, 0];
+    [this.missing, this.foundAt, this.findAt, this.searchAt] = [true, 0, 0, 0];
     this.count = 0;
   }
 }

@@ -40,6 +40,7 @@ export function pixelsOf(canvas) {
   return { data, width, height };
 }
 
+/** The camera, or a film from a file, in a video element. */
 export class Camera {
   constructor(video) {
     this.video = video;
@@ -50,8 +51,13 @@ export class Camera {
     return this.stream !== null;
   }
 
-  /** Starts it; returns whether it looks at the user, so that a mirrored preview is what they expect. */
-  async start() {
+  /**
+   * Starts it, or a film; returns whether it looks at the user, so that a mirrored preview is what they expect.
+   *
+   * @param file a film, which is shown again and again.
+   */
+  async start(file) {
+    if (file) return this.#play(file);
     if (!navigator.mediaDevices?.getUserMedia) {
       throw new Error('No camera here: browsers offer it to pages from https and from localhost only.');
     }
@@ -73,27 +79,40 @@ export class Camera {
     return this.stream.getVideoTracks()[0].getSettings().facingMode !== 'environment';
   }
 
+  async #play(file) {
+    this.stream = { getTracks: () => [], getVideoTracks: () => [] };
+    Object.assign(this.video, { src: URL.createObjectURL(file), loop: true });
+    try {
+      await this.video.play();
+    } catch {
+      this.stop();
+      throw new Error(`${file.name} is not a film that the browser can play.`);
+    }
+    return false;
+  }
+
   stop() {
     for (const track of this.stream?.getTracks() ?? []) track.stop();
     this.stream = null;
     this.video.srcObject = null;
+    if (this.video.src) {
+      URL.revokeObjectURL(this.video.src);
+      this.video.removeAttribute('src');
+    }
     this.wake?.();
   }
 
-  /** The newest picture, again and again until the camera stops: {picture, time in seconds}. */
-  async *pictures() {
+  /** Calls for each frame that the camera shows, until it stops; resolves then. */
+  async frames(call) {
     const { video, stream } = this;
-    stream.getVideoTracks()[0].addEventListener('ended', () => this.stream === stream && this.stop());
-    for (;;) {
+    stream.getVideoTracks()[0]?.addEventListener('ended', () => this.stream === stream && this.stop());
+    while (this.stream === stream) {
       await new Promise((resolve) => {
         this.wake = resolve;
         if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(resolve);
         else requestAnimationFrame(resolve);
       });
-      if (this.stream !== stream) return;
-      const canvas = blank(video.videoWidth, video.videoHeight);
-      canvas.getContext('2d').drawImage(video, 0, 0);
-      yield { picture: canvas, time: performance.now() / 1000 };
+      if (this.stream === stream && video.videoWidth) call(video);
     }
   }
 }

@@ -11,8 +11,20 @@ function divider(count) {
   return (sum) => Math.floor(((sum + half) * multiplier) / 2 ** 24);
 }
 
+/**
+ * Pixels of a part of a picture: {data, pitch, x, y}, four bytes each, pitch of them a row, the first at (x, y).
+ * Only what is looked at is read from pictures that have `read(x, y, width, height)`.
+ */
+function pixelsOf(picture, low, high) {
+  if (!picture.read) return { data: picture.data, pitch: picture.width, x: 0, y: 0 };
+  const [x, y] = low;
+  const pitch = high[0] - x;
+  return { data: picture.read(x, y, pitch, high[1] - y), pitch, x, y };
+}
+
 /** Part of a picture, averaged over blocks of step x step pixels: RGB, three numbers a pixel. */
-function shrink({ data, width: pitch }, low, high, step) {
+function shrink(picture, low, high, step) {
+  const { data, pitch, x: x0, y: y0 } = pixelsOf(picture, low, high);
   const width = Math.ceil((high[0] - low[0]) / step);
   const height = Math.ceil((high[1] - low[1]) / step);
   const out = new Uint8Array(width * height * 3);
@@ -25,7 +37,8 @@ function shrink({ data, width: pitch }, low, high, step) {
       const mean = divider((bottom - top) * (right - left));
       let [r, g, b] = [0, 0, 0];
       for (let v = top; v < bottom; v++) {
-        for (let at = (v * pitch + left) * 4, end = (v * pitch + right) * 4; at < end; at += 4) {
+        const row = (v - y0) * pitch - x0;
+        for (let at = (row + left) * 4, end = (row + right) * 4; at < end; at += 4) {
           r += data[at];
           g += data[at + 1];
           b += data[at + 2];
@@ -43,7 +56,8 @@ function shrink({ data, width: pitch }, low, high, step) {
  * A square crop. Bilinear; where the map shrinks by two or more, whole pixels are averaged first. Black
  * outside the picture.
  *
- * @param picture {data, width, height}: four bytes a pixel, of which the fourth is not looked at.
+ * @param picture {data, width, height}: four bytes a pixel, of which the fourth is not looked at; or {read,
+ *   width, height}.
  * @param map from pixels of the picture to pixels of the crop.
  * @param size side of the crop.
  * @returns Uint8Array of size * size * 3.

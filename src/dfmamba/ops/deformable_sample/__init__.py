@@ -15,8 +15,7 @@ from torch import Tensor
 from dfmamba.ops import native
 from dfmamba.ops.backend import check_operands, chosen, current_backend, followed, register, wide_dtype
 from dfmamba.ops.deformable_sample import plain
-from dfmamba.ops.deformable_sample.anchors import anchor_grid, centre_index
-from dfmamba.ops.deformable_sample.reference import deformable_sample_reference
+from dfmamba.ops.deformable_sample.reference import anchor_grid, centre_index, deformable_sample_reference
 
 __all__ = ["anchor_grid", "centre_index", "deformable_sample", "deformable_sample_reference"]
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dfmamba.ops.backend import wide_dtype
-from dfmamba.ops.selective_scan.recurrence import piece_length
+from dfmamba.ops.selective_scan.plain import piece_length
 
 FORMS = ("auto", "unrolled")
 
