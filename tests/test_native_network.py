@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dfmamba.backbones import create_backbone
 from dfmamba.models import MODELS, HandPoseModel
-from dfmamba.models.native import NativeNetwork, Unsupported
+from dfmamba.models.native import NativeFeatures, NativeNetwork, Unsupported
 from dfmamba.ops import native
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the C kernels are not built here")
@@ -107,6 +108,22 @@ def test_crops_are_computed_side_by_side_whatever_their_memory_order() -> None:
     for _ in range(3):
         assert torch.equal(together(x).joints_25d, wanted)
     assert together(x[:0]).joints_25d.shape == (0, 2, 21, 3)
+
+
+def test_a_team_gives_what_one_thread_gives() -> None:
+    model, x = disturbed("test"), torch.rand(2, 3, 64, 64)
+    wanted = NativeNetwork(model)(x).joints_25d
+    assert torch.equal(NativeNetwork(model, team=3)(x).joints_25d, wanted)
+
+
+def test_a_backbone_alone_gives_its_maps() -> None:
+    x = torch.rand(2, 3, 70, 97)
+    model = disturbed("test").backbone
+    for one, other in zip(NativeFeatures(model, (70, 97), team=2)(x), model(x), strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+    classifier = create_backbone("dfmamba_test").eval()
+    (last,) = NativeFeatures(classifier, (70, 97))(x)
+    assert torch.allclose(last, classifier.forward_features(x), atol=1e-4)
 
 
 def test_a_copy_computes_in_memory_of_its_own() -> None:

@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from dfmamba.backbones import backbone_config, create_backbone, list_backbones, register_backbone
+from dfmamba.backbones import (
+    backbone_config,
+    create_backbone,
+    list_backbones,
+    register_backbone,
+    registry,
+)
 from dfmamba.backbones.features import FeatureInfo
 from dfmamba.heads import HeadConfig
 from dfmamba.models import HandPoseModel, ModelConfig
@@ -34,7 +40,7 @@ class Patches(nn.Module):
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch) -> None:
-    monkeypatch.setattr("dfmamba.backbones.registry._ADDED", {})
+    monkeypatch.setattr(registry, "_TABLE", dict(registry._TABLE))
     register_backbone("patches", PatchesConfig(), lambda config, out_indices: Patches(config))
 
 

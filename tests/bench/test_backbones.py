@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from dfmamba.bench import backbones, forms
+from dfmamba.bench import backbones
+from dfmamba.bench import networks as bench_networks
 from dfmamba.bench.backbones import BackboneBench, Case, backbone_table, run
 from dfmamba.bench.contest import Plan, Row, Timing
 from dfmamba.bench.memory import peak_bytes
@@ -36,7 +37,7 @@ X = torch.rand(2, 3, 40, 33, generator=torch.Generator().manual_seed(0))
 
 @pytest.fixture(autouse=True)
 def quick_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forms, "PROBE", PLAN)
+    monkeypatch.setattr(bench_networks, "PROBE", PLAN)
 
 
 def test_transformers_are_told_the_size_and_windows_that_fit() -> None:
@@ -142,8 +143,8 @@ def stopwatch(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
             for row in found
         ]
 
-    forms_contest = forms.contest
-    monkeypatch.setattr(forms, "contest", judged)
+    forms_contest = bench_networks.contest
+    monkeypatch.setattr(bench_networks, "contest", judged)
     return seconds
 
 
@@ -156,11 +157,11 @@ def test_the_fastest_right_candidate_is_the_best_form(
     stopwatch.update({"slow": 3.0, "quick": 2.0, twin: 1.0})
     assert ring.fastest("x, best", candidates, compiler=False).note == "quick"
 
-    monkeypatch.setattr(forms, "compiled", lambda module, freeze: Plus())
+    monkeypatch.setattr(bench_networks, "compiled", lambda module, freeze: Plus())
     assert ring.fastest("x, best", candidates, compiler=True).note == twin
     stopwatch[twin] = 2.5
     assert ring.fastest("x, best", candidates, compiler=True).note == "quick"
-    monkeypatch.setattr(forms, "compiled", lambda module, freeze: Plus(2.0))
+    monkeypatch.setattr(bench_networks, "compiled", lambda module, freeze: Plus(2.0))
     entrant = ring.fastest("x, best", candidates, compiler=True)
     assert entrant.note.startswith("quick (compiled: wrong, differs")
     assert entrant.error(entrant.run()) == 0.0

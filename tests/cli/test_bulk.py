@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dfmamba.bulk.engines import run_local
 from dfmamba.bulk.inputs import find_items
-from dfmamba.bulk.local import run_local
 from dfmamba.bulk.parts import BulkConfig, cut, read_report
 from dfmamba.cli import main as cli
 from dfmamba.models import load

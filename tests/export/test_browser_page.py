@@ -25,7 +25,7 @@ from PIL import Image
 from dfmamba.detect.network import NetworkDetector
 from dfmamba.export import ExportConfig, pose_subject
 from dfmamba.export.browser import RUNTIME_FILES, export_page
-from dfmamba.export.pictures import EXAMPLES
+from dfmamba.export.check import EXAMPLES
 from dfmamba.hands.skeleton import FINGER_COLORS_RGB
 from dfmamba.models import HandPoseModel, load
 from dfmamba.predict import Prediction, Predictor

@@ -24,7 +24,7 @@ from dfmamba.export import (
     write,
 )
 from dfmamba.export.check import compare, verdict
-from dfmamba.export.onnx_file import OF_CONSTANTS
+from dfmamba.export.formats import OF_CONSTANTS
 from dfmamba.models import HandPoseModel
 from dfmamba.models.onnx_model import POSE_OUTPUTS, open_session, run_session
 from dfmamba.predict import Predictor

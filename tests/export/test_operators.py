@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dfmamba.export.onnx_file import exporter_knows_scans, quiet
+from dfmamba.export.formats import exporter_knows_scans, quiet
 from dfmamba.ops import (
     anchor_grid,
     deformable_sample,

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from dfmamba.bulk.engines import devices_of
 from dfmamba.bulk.inputs import Item, digest, find_items, read_picture
-from dfmamba.bulk.local import devices_of
 from dfmamba.bulk.parts import (
     COLUMNS,
     FORMATS,

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from dfmamba.hands.camera import Camera
+from dfmamba.models import MODELS, HandPoseModel
 from dfmamba.predict import Prediction, Predictor
 from dfmamba.predict.looking import SeenHand, without_doubles
 
@@ -220,3 +221,24 @@ def test_one_hand_is_not_reported_twice(shift: float, kept: list[int]) -> None:
     look = {0: SeenHand(joints + shift, scores, 0.6), 1: SeenHand(joints, scores, 0.7)}
     assert sorted(side for side, _ in without_doubles(list(look.items()))) == kept
     assert [side for side, _ in without_doubles([(0, look[0])])] == [0]
+
+
+def test_batches_come_from_anything_that_gives_pictures(tmp_path: Path) -> None:
+    predictor = Predictor(HandPoseModel(MODELS["test"]), "cpu")
+    picture = np.zeros((40, 50, 3), np.uint8)
+    assert len(predictor.predict_batch(iter([picture, picture]))) == 2
+    assert len(predictor.predict_batch(np.stack([picture] * 3))) == 3
+    assert predictor.predict_batch(iter([])) == []
+    assert len(predictor.predict_at(iter([picture]), [[]])) == 1
+    for one in (picture, Image.fromarray(picture), "a.jpg", tmp_path):
+        with pytest.raises(ValueError, match="expected several pictures, got one"):
+            predictor.predict_batch(one)
+
+
+def test_boxes_of_other_pictures_are_an_error(tmp_path: Path) -> None:
+    """Silently there would be no hands."""
+    (tmp_path / "boxes.json").write_text('{"other.jpg": [[1, 2, 30, 40]]}')
+    Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
+    predictor = Predictor(HandPoseModel(MODELS["test"]), "cpu", detector=str(tmp_path / "boxes.json"))
+    with pytest.raises(ValueError, match="names none of 1 pictures"):
+        predictor.predict(tmp_path / "a.png")

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from dfmamba.backbones import create_backbone
-from dfmamba.backbones.dfmamba import DeformableSampler
+from dfmamba.backbones.dfmamba import DeformableSampler, Tribrid
 from dfmamba.backbones.registry import BACKBONES
 from dfmamba.bench.contest import Entrant, Plan, Row, contest, relative_error, waiter
+from dfmamba.models.native import NativeFeatures
+from dfmamba.ops import native
 
 PEERS = (
     "resnet50",
@@ -159,12 +161,14 @@ class Variant:
         call: picture in, features out.
         module: holder of the parameters that `call` uses.
         channels_last: memory order of the picture.
+        compiles: whether `torch.compile` can take it.
     """
 
     how: str
     call: Callable[[Tensor], Tensor]
     module: nn.Module
     channels_last: bool = False
+    compiles: bool = True
 
     def compiled(self, freeze: bool) -> Variant:
         """The same, compiled."""
@@ -188,7 +192,26 @@ def variants(model: Features, form: str, train: bool) -> list[Variant]:
         raise ValueError(f"unknown form {form!r}; known: {', '.join(FORMS)}")
     base = copy.deepcopy(model) if train else folded(model)
     how = "as built" if train else "folded"
-    return [Variant(how, base, base), _channels_last(f"{how}, channels-last", copy.deepcopy(base))]
+    found = [Variant(how, base, base), _channels_last(f"{how}, channels-last", copy.deepcopy(base))]
+    if not train and isinstance(model.model, Tribrid) and native.available():
+        found.append(Variant("in C", InC(model.model), model, channels_last=True, compiles=False))
+    return found
+
+
+class InC:
+    """Our network as calls of the C kernels: pictures of a batch side by side, or one for all threads."""
+
+    def __init__(self, model: Tribrid) -> None:
+        self.model = model
+        self.made: dict[tuple[int, int, bool], NativeFeatures] = {}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        height, width, alone = *x.shape[2:], len(x) == 1
+        if (height, width, alone) not in self.made:
+            threads = torch.get_num_threads()
+            team = threads if alone else 1
+            self.made[height, width, alone] = NativeFeatures(self.model, (height, width), threads, team)
+        return self.made[height, width, alone](x)[-1]
 
 
 def _channels_last(how: str, model: nn.Module) -> Variant:
@@ -216,7 +239,10 @@ class Ring:
         best, _ = self._winner(candidates)
         note = best.how
         if compiler:
-            twin = best.compiled(freeze=not self.train)
+            source = best
+            if not best.compiles:
+                source, _ = self._winner([one for one in candidates if one.compiles])
+            twin = source.compiled(freeze=not self.train)
             best, rows = self._winner([best, twin])
             problem = next((row for row in rows if row.name == twin.how and row.timing is None), None)
             note = best.how if problem is None else f"{best.how} (compiled: {problem.status}, {problem.note})"

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from dfmamba.bulk.cluster import run_ray
+from dfmamba.bulk.engines import devices_of, run_local, run_ray
 from dfmamba.bulk.inputs import list_items
-from dfmamba.bulk.local import devices_of, run_local
 from dfmamba.bulk.parts import BulkConfig, Part, PartReport, cut, open_folder, read_report, utf8_name
 from dfmamba.bulk.worker import fingerprint
 from dfmamba.extras import need

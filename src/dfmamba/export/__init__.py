@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dfmamba.export.config import ExportConfig
-from dfmamba.export.onnx_file import onnx_bytes
-from dfmamba.export.program import program_bytes
+from dfmamba.export.formats import ExportConfig, onnx_bytes, program_bytes
 from dfmamba.export.subject import Subject, backbone_subject, find_subject, pose_subject
 from dfmamba.export.write import Report, export
 from dfmamba.models.onnx_model import OnnxModel

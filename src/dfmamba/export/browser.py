@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dfmamba.detect import decode, network, suppress
 from dfmamba.detect.build import BUILT_IN, NONE
 from dfmamba.draw.canvas import SIDE_COLORS
-from dfmamba.export.config import ExportConfig
+from dfmamba.export.formats import ExportConfig
 from dfmamba.export.subject import Subject
 from dfmamba.export.write import Report, export
 from dfmamba.hands.skeleton import BONES, FINGER_COLORS_RGB, FINGERS, JOINT_NAMES, REFERENCE_BONES_MM

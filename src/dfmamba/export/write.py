@@ -10,12 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dfmamba.export.check import Errors, Runner, compare, verdict
-from dfmamba.export.config import ExportConfig
-from dfmamba.export.onnx_file import onnx_bytes, quiet
-from dfmamba.export.pictures import crops_of, find_pictures
-from dfmamba.export.program import program_bytes
-from dfmamba.export.quantize import int8_bytes
+from dfmamba.export.check import Errors, Runner, compare, crops_of, find_pictures, verdict
+from dfmamba.export.formats import ExportConfig, int8_bytes, onnx_bytes, program_bytes, quiet
 from dfmamba.export.subject import Subject
 from dfmamba.io.files import write_atomic
 from dfmamba.models.onnx_model import open_session, run_in_batches, run_session

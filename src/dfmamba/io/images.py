@@ -265,6 +265,8 @@ def list_images(paths: Iterable[str | os.PathLike[str]], none: bool = False) -> 
         FileNotFoundError: if a path does not exist.
         ValueError: if a folder holds no picture or a pattern matches none.
     """
+    if isinstance(paths, str | os.PathLike):  # whose letters are no paths
+        paths = [paths]
     found: dict[Path, None] = {}
     left_out: dict[Path, str] = {}
     for name in paths:

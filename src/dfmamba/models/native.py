@@ -26,6 +26,7 @@ from dfmamba.backbones.dfmamba import (
     GatedConvBlock,
     MambaMixer,
     MixerBlock,
+    Tribrid,
     TribridFeatures,
 )
 from dfmamba.heads import AnchorToJoint
@@ -224,18 +225,19 @@ class _Program:
 
     # The tribrid backbone.
 
-    def backbone(self, x: _Map, net: TribridFeatures) -> list[_Map]:
+    def backbone(self, x: _Map, net: Tribrid) -> list[_Map]:
         stem: Any = net.stem
         for part in stem:
             x = self.sequence(x, part)
         maps = []
-        for i in range(net.out_indices[-1] + 1):
+        wanted = getattr(net, "out_indices", (len(net.stages) - 1,))
+        for i in range(wanted[-1] + 1):
             if isinstance(net.downs[i], ConvNorm):
                 x = self.sequence(x, net.downs[i])
             stage: Any = net.stages[i]
             for block in stage:
                 x = self.block(x, block)
-            if i in net.out_indices:
+            if i in wanted:
                 maps.append(self.norm(x, net.norm) if i == len(net.config.dims) - 1 else x)
         return maps
 
@@ -446,21 +448,85 @@ class _Memory:
             return 2 * LANES * step.details["A"].shape[1] + 4 * 128 * LANES
         return 0
 
-    def run(self) -> None:
-        count = ctypes.c_int64(len(self.steps))
-        native.compute("dfmamba_run", self.steps, count, ctypes.c_int64(self.scratch))
+    def run(self, team: int) -> None:
+        sizes = (len(self.steps), self.scratch, team)
+        native.compute("dfmamba_run", self.steps, *(ctypes.c_int64(n) for n in sizes))
 
 
 def _pointer(x: np.ndarray | None) -> int | None:
     return None if x is None else x.ctypes.data
 
 
-class NativeNetwork(nn.Module):
+class _Native(nn.Module):
+    """Runs a program on each image of a batch.
+
+    Args:
+        threads: images of a batch that are computed at the same time, by a thread each.
+        team: threads that share the work on one image, of the pool that PyTorch uses too; pays for large
+            networks on a machine with nothing else to do.
+    """
+
+    def __init__(self, threads: int, team: int) -> None:
+        super().__init__()
+        if not native.available():
+            raise RuntimeError("the C kernels of dfmamba are not built here")
+        self.threads, self.team = max(1, threads), max(1, team)
+        self._program = _Program()
+        self._input = self._program.new(1, 1, 1)
+        self._outputs: list[_Map] = []
+        self._free: list[_Memory] = []
+        self.eval()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_free": []}  # addresses, which a copy can't use
+
+    def compute(self, x: Tensor, scale: float = 1.0, shift: float = 0.0) -> list[Tensor]:
+        """The outputs (B, C, h, w) for images (B, C, H, W), of which the network sees `scale * x + shift`.
+
+        Raises:
+            ValueError: images of another size, or not on the CPU.
+        """
+        wanted = (self._input.channels, self._input.height, self._input.width)
+        if x.ndim != 4 or tuple(x.shape[1:]) != wanted or x.device.type != "cpu":
+            raise ValueError(f"expected crops (B, {', '.join(map(str, wanted))}), got {tuple(x.shape)}")
+        images = x.detach().permute(0, 2, 3, 1).numpy()
+        results = [np.empty((len(images), m.height, m.width, m.channels), np.float32) for m in self._outputs]
+
+        def work(first: int) -> None:
+            memory = self._memory()
+            for i in range(first, len(images), workers):
+                image = memory.view(self._input)
+                np.multiply(images[i], scale, out=image)
+                image += shift
+                memory.run(self.team)
+                for result, m in zip(results, self._outputs, strict=True):
+                    result[i] = memory.view(m)
+            self._free.append(memory)
+
+        workers = min(self.threads, len(images))
+        others = [threading.Thread(target=work, args=(first,)) for first in range(1, workers)]
+        for thread in others:
+            thread.start()
+        if workers:
+            work(0)
+        for thread in others:
+            thread.join()
+        return [torch.from_numpy(result).permute(0, 3, 1, 2) for result in results]
+
+    def _memory(self) -> _Memory:
+        try:
+            return self._free.pop()
+        except IndexError:
+            return _Memory(self._program, [self._input, *self._outputs])
+
+
+class NativeNetwork(_Native):
     """A `HandPoseModel` or detector of ours for inference, in C; it keeps copies of the weights.
 
     Args:
         model: with a tribrid backbone and the dense head or the detector's.
         threads: crops of a batch that are computed at the same time, by a thread each.
+        team: threads that share the work on one crop; more than 1 uses PyTorch's pool.
 
     Raises:
         Unsupported: a part of the model isn't written in C.
@@ -470,16 +536,14 @@ class NativeNetwork(nn.Module):
     Joints agree with the model's within 0.01 px.
     """
 
-    def __init__(self, model: Any, threads: int = 1) -> None:
-        super().__init__()
-        if not native.available():
-            raise RuntimeError("the C kernels of dfmamba are not built here")
-        self.config, self.threads = model.config, max(1, threads)
-        size, backbone, head = model.config.image_size, model.backbone, model.head
+    def __init__(self, model: Any, threads: int = 1, team: int = 1) -> None:
+        super().__init__(threads, team)
+        self.config = config = model.config
+        size, backbone, head = config.image_size, model.backbone, model.head
         if type(backbone) is not TribridFeatures:
             raise Unsupported(f"a {type(backbone).__name__} isn't written in C")
-        self._program = program = _Program()
-        self._input = program.new(size, size, model.config.in_chans)
+        program = self._program
+        self._input = program.new(size, size, config.in_chans)
         maps = program.backbone(self._input, backbone)
         if isinstance(head, AnchorToJoint) and isinstance(head.decoder, DenseDecoder):
             self._outputs = program.dense([maps[level] for level in head.levels], head.decoder)
@@ -488,46 +552,33 @@ class NativeNetwork(nn.Module):
             self._outputs, self._decoder = program.detector(maps, head), _only
         else:
             raise Unsupported(f"a {type(head).__name__} isn't written in C")
-        self._free: list[_Memory] = []
-        self.eval()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_free": []}  # addresses, which a copy can't use
 
     def forward(self, x: Tensor) -> Any:
-        config = self.config
-        wanted = (config.in_chans, config.image_size, config.image_size)
-        if x.ndim != 4 or tuple(x.shape[1:]) != wanted or x.device.type != "cpu":
-            raise ValueError(f"expected crops (B, {', '.join(map(str, wanted))}), got {tuple(x.shape)}")
-        crops = x.detach().permute(0, 2, 3, 1).numpy()
-        results = [np.empty((len(crops), m.height, m.width, m.channels), np.float32) for m in self._outputs]
+        return self._decoder(*self.compute(x, self.config.input_scale, self.config.input_shift))
 
-        def work(first: int) -> None:
-            memory = self._memory()
-            for i in range(first, len(crops), workers):
-                image = memory.view(self._input)
-                np.multiply(crops[i], config.input_scale, out=image)
-                image += config.input_shift
-                memory.run()
-                for result, m in zip(results, self._outputs, strict=True):
-                    result[i] = memory.view(m)
-            self._free.append(memory)
 
-        workers = min(self.threads, len(crops))
-        others = [threading.Thread(target=work, args=(first,)) for first in range(1, workers)]
-        for thread in others:
-            thread.start()
-        if workers:
-            work(0)
-        for thread in others:
-            thread.join()
-        return self._decoder(*(torch.from_numpy(result).permute(0, 3, 1, 2) for result in results))
+class NativeFeatures(_Native):
+    """A tribrid backbone for inference, in C: images (B, in_chans, H, W) to its maps, finest first.
 
-    def _memory(self) -> _Memory:
-        try:
-            return self._free.pop()
-        except IndexError:
-            return _Memory(self._program, [self._input, *self._outputs])
+    Args:
+        backbone: `TribridFeatures`, or a `Tribrid`, of which it gives the last map, normed.
+        image_size: H and W.
+        threads, team: as for `NativeNetwork`.
+
+    Raises:
+        Unsupported: a part of the backbone isn't written in C.
+        RuntimeError: the C kernels aren't built here.
+    """
+
+    def __init__(
+        self, backbone: Tribrid, image_size: tuple[int, int], threads: int = 1, team: int = 1
+    ) -> None:
+        super().__init__(threads, team)
+        self._input = self._program.new(*image_size, backbone.in_chans)
+        self._outputs = self._program.backbone(self._input, backbone)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return self.compute(x)
 
 
 def _only(result: Tensor) -> Tensor:

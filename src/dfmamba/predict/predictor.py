@@ -119,7 +119,7 @@ class Predictor:
 
     def predict_batch(
         self,
-        images: Sequence[Picture],
+        images: Iterable[Picture],
         box: Box | None = None,
         camera: Intrinsics | None = None,
         mirrored: bool = False,
@@ -130,6 +130,7 @@ class Predictor:
 
         All pictures are in memory at once; `seconds` is the mean over them.
         """
+        images = _several(images)
         detector = self.detector if box is None else None
         if isinstance(detector, GivenBoxes):
             given = [detector.of(image) for image in images]
@@ -148,7 +149,7 @@ class Predictor:
 
     def predict_at(
         self,
-        images: Sequence[Picture],
+        images: Iterable[Picture],
         detections: Sequence[Sequence[Detection]],
         camera: Intrinsics | None = None,
         mirrored: bool = False,
@@ -167,6 +168,7 @@ class Predictor:
             OSError, ValueError: as for `predict`; a box is not usable.
         """
         start = time.perf_counter()
+        images = _several(images)
         camera = _check(threshold, camera)
         pictures = [_read(image, mirrored) for image in images]
         placed = [
@@ -287,6 +289,13 @@ def _check(threshold: float, camera: Intrinsics | None) -> Camera | None:
     if not 0.0 <= threshold <= 1.0:
         raise ValueError(f"threshold: expected a value from 0 to 1, got {threshold}")
     return camera if camera is None or isinstance(camera, Camera) else Camera(*camera)
+
+
+def _several(images: Iterable[Picture]) -> list[Picture]:
+    one = isinstance(images, np.ndarray) and (images.ndim < 3 or (images.ndim == 3 and images.shape[2] == 3))
+    if one or isinstance(images, str | os.PathLike | Image.Image):
+        raise ValueError(f"images: expected several pictures, got one {type(images).__name__}; use predict")
+    return list(images)
 
 
 def _region(box: Box | None, picture: np.ndarray, mirrored: bool) -> np.ndarray | None:

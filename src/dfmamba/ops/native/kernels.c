@@ -23,6 +23,20 @@ static int64_t chunk_of(const Scan *s) {
   return chunk < s->length ? chunk : s->length;
 }
 
+/* One thread's share of a step, and the items that it has of `total`. */
+typedef struct {
+  int64_t part, parts;
+} Share;
+
+typedef struct {
+  int64_t from, to;
+} Range;
+
+static Range range_of(int64_t total, Share share) {
+  Range range = {total * share.part / share.parts, total * (share.part + 1) / share.parts};
+  return range;
+}
+
 #define SET portable
 #define ROWS 3
 #define PANELS 1
@@ -173,17 +187,27 @@ EXPORT int dfmamba_sample_backward(const Sample *s, const SampleGradient *g) {
   return g->x && !failed ? map(s, g, threads) : failed;
 }
 
-/* Takes the steps of a network in their order, on the calling thread. `floats` of scratch memory suffice for each
- * sampling and scan among them. */
-EXPORT int dfmamba_run(const Step *steps, int64_t count, int64_t floats) {
+/* Takes the steps of a network in their order: on the calling thread or, for large maps, on a team of `threads` that
+ * share each step. `floats` of scratch memory suffice for each sampling and scan among them. */
+EXPORT int dfmamba_run(const Step *steps, int64_t count, int64_t floats, int64_t threads) {
   static const float zeros[4096];
-  int set = level();
+  int failed = 0, set = level();
   (void)set;
-  float *scratch = aligned_alloc(64, (size_t)(floats * 4 + 63) / 64 * 64 + 64);
-  if (!scratch) return 1;
-  for (int64_t i = 0; i < count; i++) RUN(take, steps + i, zeros, scratch);
-  free(scratch);
-  return 0;
+  _Pragma("omp parallel num_threads(threads) if (threads > 1)") {
+    Share share = {0, 1};
+#ifdef _OPENMP
+    share = (Share){omp_get_thread_num(), omp_get_num_threads()};
+#endif
+    float *scratch = aligned_alloc(64, (size_t)(floats * 4 + 63) / 64 * 64 + 64);
+    if (!scratch) failed = 1;
+    _Pragma("omp barrier")
+    for (int64_t i = 0; i < count && !failed; i++) {
+      RUN(take, steps + i, share, zeros, scratch);
+      _Pragma("omp barrier")
+    }
+    free(scratch);
+  }
+  return failed;
 }
 
 /* A module without members, so that Python's build tools make, name and find this file. */

@@ -1,6 +1,6 @@
 /* The steps of a whole network in inference, for one instruction set: included once per set with FN(name) and with
  * ROWS and PANELS, the pixels and the vectors of output channels of a tile that its registers hold. Maps are
- * (pixel, channel); everything runs on the calling thread. */
+ * (pixel, channel). Each function does one thread's share of a step. */
 
 INLINE vf FN(activated)(vf x, int64_t act) {
   if (act == ACT_RELU) return FN(pick)(x > 0, x, FN(all)(0.0f));
@@ -61,11 +61,12 @@ INLINE void FN(tile)(const Step *s, const float *const *at, int64_t first, int64
 }
 
 /* Dense convolution of 1x1 or 3x3, plus `other`, then the activation. Weights: (channels / 16, taps, channels in, 16). */
-static void FN(convolve)(const Step *s, const float *zeros) {
+static void FN(convolve)(const Step *s, Share share, const float *zeros) {
   int64_t pixels = s->out_height * s->out_width, panels = (s->out_channels + LANES - 1) / LANES, pad = s->kernel / 2;
   const float *at[9 * ROWS];
+  Range tiles = range_of((pixels + ROWS - 1) / ROWS, share);
   for (int64_t panel = 0; panel < panels; panel += PANELS)
-    for (int64_t first = 0; first < pixels; first += ROWS) {
+    for (int64_t first = tiles.from * ROWS; first < tiles.to * ROWS; first += ROWS) {
       int64_t count = pixels - first < ROWS ? pixels - first : ROWS;
       for (int64_t r = 0; r < ROWS; r++) {
         int64_t p = first + (r < count ? r : count - 1);
@@ -88,9 +89,10 @@ static void FN(convolve)(const Step *s, const float *zeros) {
 }
 
 /* A kernel per channel, stride 1, plus `other`, then the activation. Weights: (taps, channels). */
-static void FN(depthwise)(const Step *s, const float *zeros) {
+static void FN(depthwise)(const Step *s, Share share, const float *zeros) {
   int64_t pad = s->kernel / 2;
-  for (int64_t y = 0; y < s->height; y++)
+  Range rows = range_of(s->height, share);
+  for (int64_t y = rows.from; y < rows.to; y++)
     for (int64_t c = 0; c < s->channels; c += LANES) {
       int64_t n = s->channels - c;
       for (int64_t x = 0; x < s->width; x += 4) {
@@ -121,8 +123,9 @@ static void FN(depthwise)(const Step *s, const float *zeros) {
 }
 
 /* Norm over the channels of each pixel, of `in` plus `other`. */
-static void FN(normalise)(const Step *s) {
-  for (int64_t p = 0; p < s->height * s->width; p++) {
+static void FN(normalise)(const Step *s, Share share) {
+  Range pixels = range_of(s->height * s->width, share);
+  for (int64_t p = pixels.from; p < pixels.to; p++) {
     const float *in = s->in + p * s->in_row, *other = s->other ? s->other + p * s->other_row : 0;
     float *out = s->out + p * s->out_row;
     vf sum = FN(all)(0.0f), square = sum;
@@ -153,8 +156,9 @@ static void FN(normalise)(const Step *s) {
 }
 
 /* act(in) * other. */
-static void FN(gate)(const Step *s) {
-  for (int64_t p = 0; p < s->height * s->width; p++)
+static void FN(gate)(const Step *s, Share share) {
+  Range pixels = range_of(s->height * s->width, share);
+  for (int64_t p = pixels.from; p < pixels.to; p++)
     for (int64_t c = 0; c < s->channels; c += LANES) {
       int64_t n = s->channels - c;
       vf x = FN(activated)(FN(load_n)(s->in + p * s->in_row + c, n), s->act);
@@ -163,8 +167,9 @@ static void FN(gate)(const Step *s) {
 }
 
 /* act(in * weight + bias) per channel; bounded: weight tanh(in / weight) instead. */
-static void FN(scale)(const Step *s, int bounded) {
-  for (int64_t p = 0; p < s->height * s->width; p++)
+static void FN(scale)(const Step *s, Share share, int bounded) {
+  Range pixels = range_of(s->height * s->width, share);
+  for (int64_t p = pixels.from; p < pixels.to; p++)
     for (int64_t c = 0; c < s->channels; c += LANES) {
       int64_t n = s->channels - c;
       vf x = FN(load_n)(s->in + p * s->in_row + c, n), w = FN(load_n)(s->weight + c, n);
@@ -180,9 +185,10 @@ static void FN(scale)(const Step *s, int bounded) {
 }
 
 /* Nearest neighbour of a coarser map, plus `other`, then the activation. */
-static void FN(enlarge)(const Step *s) {
+static void FN(enlarge)(const Step *s, Share share) {
   float down = (float)s->height / (float)s->out_height, along = (float)s->width / (float)s->out_width;
-  for (int64_t p = 0; p < s->out_height * s->out_width; p++) {
+  Range pixels = range_of(s->out_height * s->out_width, share);
+  for (int64_t p = pixels.from; p < pixels.to; p++) {
     int64_t y = (int64_t)((float)(p / s->out_width) * down), x = (int64_t)((float)(p % s->out_width) * along);
     y = y < s->height ? y : s->height - 1;
     x = x < s->width ? x : s->width - 1;
@@ -196,28 +202,37 @@ static void FN(enlarge)(const Step *s) {
 }
 
 /* Mean over all pixels. */
-static void FN(average)(const Step *s) {
+static void FN(average)(const Step *s, Share share) {
   int64_t pixels = s->height * s->width;
-  for (int64_t c = 0; c < s->channels; c += LANES) {
+  Range blocks = range_of((s->channels + LANES - 1) / LANES, share);
+  for (int64_t c = blocks.from * LANES; c < s->channels && c < blocks.to * LANES; c += LANES) {
     vf sum = FN(all)(0.0f);
     for (int64_t p = 0; p < pixels; p++) sum += FN(load_n)(s->in + p * s->in_row + c, s->channels - c);
     FN(store_n)(s->out + c, sum / (float)pixels, s->channels - c);
   }
 }
 
-static void FN(take)(const Step *s, const float *zeros, float *scratch) {
+static void FN(take)(const Step *s, Share share, const float *zeros, float *scratch) {
+  Range items;
+  int64_t blocks;
   switch (s->kind) {
-    case STEP_CONVOLVE: FN(convolve)(s, zeros); break;
-    case STEP_DEPTHWISE: FN(depthwise)(s, zeros); break;
-    case STEP_NORM: FN(normalise)(s); break;
-    case STEP_GATE: FN(gate)(s); break;
-    case STEP_SCALE: FN(scale)(s, 0); break;
-    case STEP_BOUND: FN(scale)(s, 1); break;
-    case STEP_ENLARGE: FN(enlarge)(s); break;
-    case STEP_AVERAGE: FN(average)(s); break;
+    case STEP_CONVOLVE: FN(convolve)(s, share, zeros); break;
+    case STEP_DEPTHWISE: FN(depthwise)(s, share, zeros); break;
+    case STEP_NORM: FN(normalise)(s, share); break;
+    case STEP_GATE: FN(gate)(s, share); break;
+    case STEP_SCALE: FN(scale)(s, share, 0); break;
+    case STEP_BOUND: FN(scale)(s, share, 1); break;
+    case STEP_ENLARGE: FN(enlarge)(s, share); break;
+    case STEP_AVERAGE: FN(average)(s, share); break;
     case STEP_SAMPLE:
-      for (int64_t row = 0; row < s->sample->height; row++) FN(sample_forward)(s->sample, s->out, scratch, row);
+      items = range_of(s->sample->height, share);
+      for (int64_t row = items.from; row < items.to; row++) FN(sample_forward)(s->sample, s->out, scratch, row);
       break;
-    case STEP_SCAN: FN(scan_forward)(s->scan, s->result, 1, chunk_of(s->scan), scratch, 0); break;
+    case STEP_SCAN:
+      blocks = (s->scan->channels + LANES - 1) / LANES;
+      items = range_of(blocks, share);
+      for (int64_t block = items.from; block < items.to; block++)
+        FN(scan_forward)(s->scan, s->result, blocks, chunk_of(s->scan), scratch, block);
+      break;
   }
 }
