@@ -25,7 +25,7 @@ CARD = """# {name}
 | backbone | `{backbone}` |
 | parameters | {parameters:.2f} M |
 | multiply-adds | {macs:.3f} G for a {size} x {size} crop |
-| input | RGB / 255, {size} x {size}; depth maps as `dfmamba.data.depth.encode_depth` gives them |
+| input | RGB / 255, {size} x {size}; depth maps as `dfmamba.data.sample.encode_depth` gives them |
 | output | joints in OpenPose order (wrist, thumb to little finger, palm to tip); right hand, then left |
 | licence | {license} |
 

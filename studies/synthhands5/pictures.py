@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dfmamba.data.depth import encode_depth
 from dfmamba.data.index import cache_root
+from dfmamba.data.sample import encode_depth
 from dfmamba.synth.generator import SyntheticConfig
 from dfmamba.synth.shards import ShardedHands, render_shards
 from dfmamba.train.augment import depth_of_25d
@@ -88,7 +88,7 @@ class Pictures:
     """One split of one setting, in memory.
 
     Attributes:
-        pixels: (n, S, S, 3) uint8 RGB; of the depth setting the grey code of `dfmamba.data.depth` around the
+        pixels: (n, S, S, 3) uint8 RGB; of the depth setting the grey code of `dfmamba.data.sample` around the
             mean depth of the joints, which frameworks for depth pictures are given, too.
         joints_2d_px: (n, 2, 21, 2), right hand then left.
         joints_mm: (n, 2, 21, 3), camera frame.

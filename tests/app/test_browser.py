@@ -281,7 +281,8 @@ def camera(launch_browser: Callable[..., Any], tmp_path_factory: pytest.TempPath
 def test_the_camera_shows_a_mirror_and_the_side_is_right(open_page, camera, predictor) -> None:
     page = open_page(camera)
     picture = np.asarray(Image.open(EXAMPLES / "one_hand.jpg"))
-    hand = predictor.predict(picture).hands[0]
+    *_, last = predictor.stream([picture] * 6)  # the tab's hands are followed
+    (hand,) = last.hands
     page.click("#tab-webcam")
     page.click("#webcam-switch")
     _summary(page, "webcam", f"1 hand: {hand.side}")

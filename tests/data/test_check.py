@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dfmamba.data.check import check_count, check_dataset
-from dfmamba.data.check_labels import Finding, Labels, check_bones, evenly, worst
+from dfmamba.data.check import Finding, Labels, check_bones, check_count, check_dataset, evenly, worst
 from dfmamba.data.index import Report, Row
 from dfmamba.data.indexed import IndexedDataset
 from dfmamba.hands.camera import Camera

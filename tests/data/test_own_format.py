@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from dfmamba.data.depth import encode_depth_png, load_depth_png
 from dfmamba.data.own_format import (
     Source,
     entry_of,
@@ -24,7 +23,7 @@ from dfmamba.data.own_format import (
 )
 from dfmamba.data.readers.own import OwnData
 from dfmamba.data.registry import open_dataset
-from dfmamba.data.sample import HandSample
+from dfmamba.data.sample import HandSample, encode_depth_png, load_depth_png
 from dfmamba.fixtures import write_fixture
 from dfmamba.hands.affine import box_of_points
 from dfmamba.hands.camera import Camera

@@ -33,6 +33,15 @@ def test_surfaces_are_those_of_the_fit(two_hands: Prediction, tmp_path: Path, su
         assert away.max() < 1e-5
 
 
+@pytest.mark.parametrize("suffix", ["obj", "ply"])
+def test_a_picture_without_hands_has_no_file(
+    two_hands: Prediction, prediction: Callable, tmp_path: Path, suffix: str
+) -> None:
+    summary = write_prediction([prediction(), two_hands], suffix, tmp_path)
+    assert len(list(tmp_path.iterdir())) == summary.files == 1
+    assert summary.notes["pictures without a hand have no file"] == 1
+
+
 def test_obj_has_texture_coordinates_and_groups(two_hands: Prediction, tmp_path: Path) -> None:
     write_prediction(two_hands, "obj", tmp_path / "one.obj")
     lines = (tmp_path / "one.obj").read_text().splitlines()

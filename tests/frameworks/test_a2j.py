@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dfmamba.data.sample import HandSample
-from dfmamba.fixtures.common import synthetic_hands
+from dfmamba.fixtures import synthetic_hands
 from dfmamba.frameworks import Example, framework_from_dict
 from dfmamba.frameworks.a2j import A2J, PUBLISHED_HEAD
 from dfmamba.frameworks.internet import Augmentation

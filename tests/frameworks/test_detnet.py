@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dfmamba.data.sample import LEFT, RIGHT, HandSample
-from dfmamba.fixtures.common import synthetic_hands
+from dfmamba.fixtures import synthetic_hands
 from dfmamba.frameworks import Example, framework_from_dict
 from dfmamba.frameworks.detnet import KNUCKLE, REFERENCE_MM, DetNet
 from dfmamba.hands.camera import Camera

@@ -119,7 +119,7 @@ def images(folder: Path) -> Iterator[Seed]:
 
 
 def depth_maps(folder: Path) -> Iterator[Seed]:
-    from dfmamba.data.depth import encode_depth_png, load_depth_png
+    from dfmamba.data.sample import encode_depth_png, load_depth_png
 
     depth = np.linspace(300, 900, 48 * 64).reshape(48, 64)
     yield _of_file(folder / "d.png", lambda path: load_depth_png(path, 0.1), encode_depth_png(depth), "bytes")

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
+import dfmamba
 from dfmamba.io import MAX_MEGAPIXELS, as_picture, find_images, list_images, load_image
 from dfmamba.io.images import PictureTooLargeError, UnsupportedPictureError, decode_image, encode_drawing
 
@@ -452,3 +453,14 @@ def test_every_sample_picture_loads(samples_dir: Path) -> None:
     assert len(pictures) >= 10
     for path in pictures:
         assert load_image(path).shape[2] == 3
+
+
+def test_images_from_elsewhere_are_opened_in_one_place() -> None:
+    """Pillow alone would try every format it knows, and starts Ghostscript for PostScript under any name."""
+    source = Path(dfmamba.__file__).parent
+    opening = {
+        path.relative_to(source).as_posix()
+        for path in source.rglob("*.py")
+        if "Image.open(" in path.read_text()
+    }
+    assert opening == {"io/images.py", "synth/post.py"}  # the latter reads JPEGs of its own from memory

@@ -27,6 +27,7 @@ from dfmamba.app.config import AppConfig
 from dfmamba.app.films import Films, TooMany
 from dfmamba.app.guard import Guard, shorten
 from dfmamba.app.work import Busy, Predictors, Threads
+from dfmamba.formats.glb import to_glb
 from dfmamba.hands.detection import Detector
 
 STATIC = Path(__file__).parent / "static"
@@ -130,7 +131,8 @@ def serve(config: AppConfig) -> None:
         predictors = Predictors(config)
         # The first request is to find all that is made at first use.
         with ThreadPoolExecutor(config.threads) as pool:
-            list(pool.map(predictors.get().predict, sorted((STATIC / "examples").glob("*.jpg"))))
+            examples = sorted((STATIC / "examples").glob("*.jpg"))
+            list(pool.map(lambda path: to_glb(predictors.get().predict(path)), examples * config.threads))
         app = make_app(config, predictors=predictors)
         port = listener.getsockname()[1]
         shown = address(config.host, port)

@@ -199,8 +199,7 @@ def _check_split(
     sheet: Path | None,
 ) -> dict[str, Any]:
     """Prints what is found in one split; returns it as it goes into the JSON file."""
-    from dfmamba.data.check import check_dataset
-    from dfmamba.data.check_labels import Finding, worst
+    from dfmamba.data.check import Finding, check_dataset, worst
     from dfmamba.data.registry import open_dataset
     from dfmamba.text import one_line
 
@@ -234,7 +233,7 @@ def _check_split(
 
 def _write_sheet(dataset: Any, title: str, path: Path) -> str:
     """Writes a contact sheet, if any picture can be read; returns a line that says so."""
-    from dfmamba.data.check_labels import evenly
+    from dfmamba.data.check import evenly
     from dfmamba.draw.contact import draw_contact
     from dfmamba.io.files import write_atomic
     from dfmamba.io.images import encode_drawing

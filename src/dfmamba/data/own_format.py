@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dfmamba.data.depth import DEPTH_UNIT_MM, encode_depth_png
 from dfmamba.data.index import Report
 from dfmamba.data.indexed import IndexedDataset
-from dfmamba.data.sample import HandSample
+from dfmamba.data.sample import DEPTH_UNIT_MM, HandSample, encode_depth_png
 from dfmamba.hands.skeleton import HAND_NAMES, JOINT_NAMES, convert_joints
 from dfmamba.io.files import open_atomic, open_atomic_bytes
 

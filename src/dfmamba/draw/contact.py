@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from dfmamba.data.depth import encode_depth
-from dfmamba.data.sample import HandSample
+from dfmamba.data.sample import HandSample, encode_depth
 from dfmamba.draw.canvas import BACKGROUND, INK, MUTED, SIDE_COLORS, WHITE, Canvas, Color, mix, text_width
 from dfmamba.hands.affine import box_of_points, crop_affine, picture_square, square_box
 from dfmamba.hands.crop import warp_image

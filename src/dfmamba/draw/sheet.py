@@ -89,13 +89,15 @@ def _draw_header(canvas: Canvas, prediction: Prediction, room: int) -> None:
 def _draw_footer(canvas: Canvas, prediction: Prediction) -> None:
     y = _FOOTER / 2
     x = float(_MARGIN)
-    for name in FINGER_NAMES:
+    bare = not prediction.hands or any(hand.fit is None for hand in prediction.hands)
+    for name in FINGER_NAMES if bare else ():
         canvas.line((x, y), (x + 16, y), FINGER_COLORS_RGB[name], 6)
         canvas.text((x + 26, y), name, INK, _TEXT, anchor="lm")
         x += 26 + text_width(name, _TEXT) + 18
-    canvas.disc((x + 5, y), 6, INK)
-    canvas.disc((x + 5, y), 4, BACKGROUND)
-    canvas.text((x + 17, y), "unsure", INK, _TEXT, anchor="lm")
+    if bare:
+        canvas.disc((x + 5, y), 6, INK)
+        canvas.disc((x + 5, y), 4, BACKGROUND)
+        canvas.text((x + 17, y), "unsure", INK, _TEXT, anchor="lm")
     note = f"grid {GRID_MM:g} mm, size of a mean adult hand"
     if prediction.hands:
         canvas.text((canvas.size[0] - _MARGIN, y), note, MUTED, _TEXT, anchor="rm")

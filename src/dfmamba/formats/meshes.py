@@ -20,16 +20,17 @@ from dfmamba.io.files import write_atomic
 from dfmamba.predict.result import Prediction
 
 _RELATIVE = "hands relative to their wrist, as no camera was given: they stand side by side"
+_EMPTY = "pictures without a hand have no file"
 _LOST = "hands of which only the surface is written"
 
 
 def write_obj(records: Iterable[Record], path: str | os.PathLike[str], summary: Summary) -> None:
-    """Writes NAME.obj for each picture."""
+    """Writes NAME.obj for each picture with hands."""
     _write(records, path, summary, ".obj")
 
 
 def write_ply(records: Iterable[Record], path: str | os.PathLike[str], summary: Summary) -> None:
-    """Writes NAME.ply for each picture; vertices have colours by side."""
+    """Writes NAME.ply for each picture with hands; vertices have colours by side."""
     _write(records, path, summary, ".ply")
 
 
@@ -37,6 +38,9 @@ def _write(records: Iterable[Record], path: str | os.PathLike[str], summary: Sum
     files = OutputFiles(path, suffix)
     for record in records:
         prediction = fitted(record.prediction, summary)
+        summary.note(_EMPTY, int(not prediction.hands))
+        if not prediction.hands:
+            continue
         content = to_obj(prediction) if suffix == ".obj" else to_ply(prediction)
         write_atomic(files.next(record.name), content)
         summary.files += 1

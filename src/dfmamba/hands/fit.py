@@ -610,6 +610,7 @@ class _Chains:
             places[:, finger, 5] = tips[:, finger]
         offsets = np.einsum("flji,kflj->flik", frames, np.diff(places, axis=2))
         self.offset, self.offset_basis = offsets[..., 0], np.ascontiguousarray(offsets[..., 1:])
+        self.offset_rows = np.ascontiguousarray(self.offset_basis.reshape(75, shapes).T)
         self.between = np.swapaxes(frames[:, :-1], -1, -2) @ frames[:, 1:]
         point = np.arange(1, NUM_JOINTS).reshape(5, 4)
         own = 0.5 * model.section_offset + model.photo_offset
@@ -632,7 +633,7 @@ class _Chains:
         count = len(x)
         size, shape, place = x[:, _SIZE], x[:, _SHAPE], x[:, _PLACE]
         frame, before, flexed = self._frames(x, turn)
-        offset = self.offset + np.einsum("flik,bk->bfli", self.offset_basis, shape)
+        offset = self.offset + (shape @ self.offset_rows).reshape(count, 5, 5, 3)
         offset *= size[:, None, None, None]
         heads = np.cumsum((frame @ offset[..., None])[..., 0], axis=2) + place[:, None, None]
         palm = self.palm[0] + shape @ self.palm[1:]

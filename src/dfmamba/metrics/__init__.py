@@ -1,8 +1,8 @@
 """Errors of hand poses: alignment, means, curves, and their accumulation over a data set."""
 
 from dfmamba.metrics.accumulate import PROTOCOLS, HandMetrics
-from dfmamba.metrics.curves import auc, pck
 from dfmamba.metrics.pose import (
+    auc,
     handedness_accuracy,
     interhand_mpjpe,
     joint_errors,
@@ -10,6 +10,7 @@ from dfmamba.metrics.pose import (
     mpjpe,
     mrrpe,
     pa_mpjpe,
+    pck,
     procrustes_aligned,
     root_aligned,
     root_scale_aligned,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dfmamba.metrics.curves import area, share
 from dfmamba.metrics.pose import (
     ArrayLike,
+    area,
     as_pair,
     as_valid,
     handedness_accuracy,
@@ -17,6 +17,7 @@ from dfmamba.metrics.pose import (
     root_aligned,
     root_scale_aligned,
     rooted,
+    share,
 )
 
 _WIDE = torch.linspace(0.0, 50.0, 100, dtype=torch.float64)

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from dfmamba.data.depth import encode_depth
 from dfmamba.data.kinds import SYNTHETIC_KINDS
-from dfmamba.data.sample import HandSample
+from dfmamba.data.sample import HandSample, encode_depth
 from dfmamba.hands.affine import box_of_points
 from dfmamba.synth import post, raster
 from dfmamba.synth.appearance import SKIN_RAMP_SRGB, sample_lights, sample_palettes
@@ -99,7 +98,7 @@ class Layers:
     Attributes:
         sample: the finished sample.
         foreground: (S, S, 4) uint8, sRGB and coverage, exposed, before any effect; of a "depth" sample the
-            encoded depth map (`dfmamba.data.depth.encode_depth`), covered everywhere.
+            encoded depth map (`dfmamba.data.sample.encode_depth`), covered everywhere.
     """
 
     sample: HandSample

@@ -9,9 +9,8 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from dfmamba.data.depth import encode_depth
 from dfmamba.data.kinds import SYNTHETIC_KINDS, VALIDATION_SEED
-from dfmamba.data.sample import HandSample
+from dfmamba.data.sample import HandSample, encode_depth
 from dfmamba.hands.affine import picture_square, square_box
 from dfmamba.hands.camera import from_25d, scale_to_reference
 from dfmamba.hands.skeleton import REFERENCE_BONES_MM

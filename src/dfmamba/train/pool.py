@@ -29,12 +29,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dfmamba.data.depth import encode_depth
 from dfmamba.data.index import ColumnFile, Report, cache_root, fingerprint
 from dfmamba.data.indexed import IndexedDataset
 from dfmamba.data.kinds import SYNTHETIC_KINDS
 from dfmamba.data.registry import dataset_info, open_dataset
-from dfmamba.data.sample import HandSample
+from dfmamba.data.sample import HandSample, encode_depth
 from dfmamba.hands.affine import box_of_points, crop_affine, square_box
 from dfmamba.hands.crop import warp_image
 from dfmamba.heads import HeadConfig, LossConfig, pose_loss
@@ -68,6 +67,9 @@ TOGETHER = 1.6
 
 SMALLEST = 24.0
 """Hands with a smaller box, in pixels of their image, are left out."""
+
+CUT_VERSION = 1
+"""Counted up when squares are cut or kept in another way."""
 
 FEW = 500
 """So many samples are cut in this process."""
@@ -237,7 +239,8 @@ def open_set(chosen: SetConfig, workers: int = 0, make: bool = True, tell: bool 
             f"{chosen.name} has joints in order {dataset.ORDER!r}, a mixture those of OpenPose's; "
             f"train on it with `dfmamba train {chosen.name}`"
         )
-    key = [dataset.key(), str(dataset.root.resolve()), chosen.size, chosen.most, ROOM, TOGETHER, SMALLEST]
+    how = [CUT_VERSION, chosen.size, chosen.most, ROOM, TOGETHER, SMALLEST]
+    key = [dataset.key(), str(dataset.root.resolve()), *how]
     folder = cache_root() / f"cut-{chosen.name}-{_digest(key)}"
     if not folder.is_dir() and not make:
         _wait(lambda: folder.is_dir(), PATIENCE_S, f"{folder}: the cut squares didn't appear")

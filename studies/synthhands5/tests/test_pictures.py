@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dfmamba.data.depth import encode_depth
+from dfmamba.data.sample import encode_depth
 from dfmamba.hands.camera import Camera, to_25d
 from dfmamba.synth.generator import SyntheticHands
 from studies.synthhands5 import pictures as module

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dfmamba.data.depth import encode_depth_png
 from dfmamba.data.own_format import write_own
 from dfmamba.data.readers.own import OwnData
+from dfmamba.data.sample import encode_depth_png
 from dfmamba.hands.camera import Camera, to_25d
 from dfmamba.hands.crop import crop_sample, flip_sample
 from dfmamba.hands.skeleton import JOINT_NAMES

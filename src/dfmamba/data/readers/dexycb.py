@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from dfmamba.data.depth import load_depth_png
 from dfmamba.data.index import Report, Row
 from dfmamba.data.indexed import IndexedDataset
 from dfmamba.data.own_format import files_digest
-from dfmamba.data.sample import LEFT, RIGHT, HandSample
+from dfmamba.data.sample import LEFT, RIGHT, HandSample, load_depth_png
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import KNUCKLES, NUM_JOINTS, WRIST, convert_joints
 from dfmamba.io.untrusted import parse_yaml, read_bytes, read_npz

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from dfmamba.data.depth import load_depth_png
 from dfmamba.data.index import Report, Row
 from dfmamba.data.indexed import IndexedDataset
 from dfmamba.data.own_format import FORMAT, SPLITS, UNITS_MM, VERSION, files_digest
+from dfmamba.data.sample import load_depth_png
 from dfmamba.hands.camera import Camera, to_25d
 from dfmamba.hands.skeleton import HAND_NAMES, JOINT_NAMES, NUM_JOINTS, WRIST
 from dfmamba.io.images import SUFFIXES, load_image

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from dfmamba.data.depth import decode_depth_png
 from dfmamba.data.index import Report, Row
 from dfmamba.data.indexed import IndexedDataset
 from dfmamba.data.own_format import header
 from dfmamba.data.readers.own import Content, OwnData, check_entry, parse_file
+from dfmamba.data.sample import decode_depth_png
 from dfmamba.io.tar import Member, decode_picture, tar_members
 from dfmamba.io.untrusted import parse_json
 from dfmamba.text import printable
