@@ -57,7 +57,7 @@ def test_python_and_the_command_agree(model: HandPoseModel, tmp_path: Path, dete
     file = Prediction.load_json(tmp_path / "two_hands.json")
     found = dfmamba.Predictor(model, device="cpu", detector=detector).predict(PHOTO)
     assert len(found.hands) == 2
-    same_joints(file, found, TOLERANCE, TOLERANCE)  # the command fuses the model
+    same_joints(file, found, TOLERANCE, TOLERANCE)
 
 
 @pytest.mark.slow

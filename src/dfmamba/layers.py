@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextvars import ContextVar
 from itertools import pairwise
 from typing import TypeVar
 
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 NormFactory = Callable[[int], nn.Module]
+
+DRAWING: ContextVar[bool] = ContextVar("DRAWING", default=True)
+"""Whether networks of ours that are built draw their weights; not where a file's are about to be loaded."""
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

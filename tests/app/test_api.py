@@ -29,7 +29,7 @@ from dfmamba.predict.surface import with_surface
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
     """What the server has."""
-    return Predictor(dfmamba.load().fuse(), "cpu")
+    return Predictor(dfmamba.load(), "cpu", detector=None)
 
 
 def _picture(photo: bytes) -> Image.Image:

@@ -77,7 +77,7 @@ def _table(page: Any, tab: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    return Predictor(dfmamba.load().fuse(), "cpu")
+    return Predictor(dfmamba.load(), "cpu", detector=None)
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def expected(
     for i in range(DISTINCT):
         pixels = rng.integers(0, 256, (48, 40 + i, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{i:02d}.png")
-    predictor = Predictor(load(weights).fuse(), "cpu")
+    predictor = Predictor(load(weights), "cpu", detector=None)
     return {str(path): predictor.predict(path, threshold=0.52) for path in sorted(folder.iterdir())}
 
 

@@ -288,7 +288,7 @@ def test_views_and_results_equal_pythons() -> None:
     pictures = [
         smooth(random, width, height) for width, height in ((120, 90), (75, 140), (64, 64), (33, 200))
     ]
-    predictor = Predictor(_Made(), "cpu")
+    predictor = Predictor(_Made(), "cpu", detector=None)
     found = ask_node(*(("predict", {"picture": rgba(picture)}) for picture in pictures))
     hands = 0
     for picture, answer in zip(pictures, found, strict=True):
@@ -307,7 +307,7 @@ def test_exchanged_hands_equal_pythons(exchange: float, monkeypatch: pytest.Monk
     found = ask_node(*(("predict", {"picture": rgba(picture)}) for picture in pictures))
     pairs = 0
     for picture, answer in zip(pictures, found, strict=True):
-        _same(answer, Predictor(_Made(), "cpu").predict(picture))
+        _same(answer, Predictor(_Made(), "cpu", detector=None).predict(picture))
         pairs += sorted(hand["side"] for hand in answer["hands"]) == ["left", "right"]
     assert pairs >= 3
 
@@ -320,7 +320,7 @@ def test_hands_at_detections_equal_pythons() -> None:
     detections = [Detection(np.array(b, float), s) for b, s in zip(boxes, scores, strict=True)]
     job = [{"box": b, "score": s} for b, s in zip(boxes, scores, strict=True)]
     (found,) = ask_node(("at", {"picture": rgba(picture), "detections": job}))
-    (expected,) = Predictor(_Made(), "cpu").predict_at([picture], [detections])
+    (expected,) = Predictor(_Made(), "cpu", detector=None).predict_at([picture], [detections])
     assert len(expected.hands) >= 2
     _same(found, expected)
     assert Prediction.from_dict(found).hands[0].track is None

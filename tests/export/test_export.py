@@ -94,8 +94,8 @@ def test_torch_export_equals_pytorch(
 
 def test_predictor_takes_an_onnx_model(onnx_file: Path, model: HandPoseModel) -> None:
     image = np.random.default_rng(3).integers(0, 256, (50, 70, 3), dtype=np.uint8)
-    wanted = Predictor(model, "cpu").predict(image, threshold=0.0)
-    found = Predictor(OnnxModel(onnx_file), "cpu").predict(image, threshold=0.0)
+    wanted = Predictor(model, "cpu", detector=None).predict(image, threshold=0.0)
+    found = Predictor(OnnxModel(onnx_file), "cpu", detector=None).predict(image, threshold=0.0)
     assert found.model == "test"
     assert [h.side for h in found.hands] == [h.side for h in wanted.hands]
     for a, b in zip(found.hands, wanted.hands, strict=True):

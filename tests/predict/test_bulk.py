@@ -191,7 +191,7 @@ def test_a_part_holds_what_the_predictor_says(
     assert report.faults[0].startswith(f"{pictures / '3.jpg'}: not a picture")
     assert list(rows[0]) == list(COLUMNS)
 
-    predictor = Predictor(load(weights).fuse(), "cpu")
+    predictor = Predictor(load(weights), "cpu", detector=None)
     sides = []
     for i, item in enumerate(part.items):
         mine = [row for row in rows if row["picture"] == 100 + i]

@@ -45,18 +45,18 @@ class Knowing(CropNetwork):
         return views
 
 
-def found(places: dict[int, int], score: float = 0.6) -> View:
-    return {side: SeenHand(JOINTS + PLACES[place], np.ones(21), score) for side, place in places.items()}
+def found(places: dict[int, int]) -> View:
+    return {side: SeenHand(JOINTS + PLACES[place], np.ones(21), 0.6) for side, place in places.items()}
 
 
 def test_a_hand_of_a_sure_side_costs_one_upright_crop() -> None:
     network = Knowing({0: (2.0, -2.0), 1: (0.0, 0.0)})
-    (view,) = network.see_upright([IMAGE], [found({0: 0}, score=0.5)], [True])
+    (view,) = network.see_upright([IMAGE], [found({0: 0})], [True])
     (cut,) = network.cuts
     (aim,) = upright_affines((JOINTS + PLACES[0])[:, :2], False, SIZE, (AIM_FACTOR,))
     np.testing.assert_allclose(cut.matrix, aim.matrix)
     np.testing.assert_allclose(view[0].joints_25d, JOINTS + PLACES[0])
-    assert view[0].score == pytest.approx((0.5 + probability(2.0)) / 2)
+    assert view[0].score == pytest.approx(probability(2.0))
 
 
 @pytest.mark.parametrize(("lean", "side"), [(1.0, 0), (-1.0, 1)])

@@ -35,7 +35,7 @@ def ends(prediction: Prediction, hand: int = 0) -> np.ndarray:
 
 
 def test_whole_picture(stick) -> None:
-    prediction = Predictor(stick, "cpu").predict(picture(), refine=False)
+    prediction = Predictor(stick, "cpu", detector=None).predict(picture(), refine=False)
     assert prediction.image_size == (200, 120)
     assert prediction.model == "stick"
     assert (prediction.image, prediction.camera, prediction.mirrored) == (None, None, False)
@@ -51,8 +51,8 @@ def test_whole_picture(stick) -> None:
 
 def test_the_second_look_is_sharper(stick) -> None:
     small = picture((403, 451), (644, 305), (900, 700), blob=12)
-    first = Predictor(stick, "cpu").predict(small, refine=False)
-    second = Predictor(stick, "cpu").predict(small)
+    first = Predictor(stick, "cpu", detector=None).predict(small, refine=False)
+    second = Predictor(stick, "cpu", detector=None).predict(small)
     error = [np.abs(ends(prediction) - [(403, 451), (644, 305)]).max() for prediction in (first, second)]
     assert error[1] < 1.5
     assert error[1] < 0.6 * error[0]
@@ -61,7 +61,7 @@ def test_the_second_look_is_sharper(stick) -> None:
 
 def test_a_doubtful_hand_is_looked_at_as_either_side(stick_class) -> None:
     doubtful = stick_class(doubt=3.0)
-    (hand,) = Predictor(doubtful, "cpu").predict(picture()).hands
+    (hand,) = Predictor(doubtful, "cpu", detector=None).predict(picture()).hands
     assert hand.side == "right"
     assert [len(x) for x in doubtful.inputs] == [1, 1, 2]
     as_right, as_left = doubtful.inputs[-1]
@@ -70,14 +70,16 @@ def test_a_doubtful_hand_is_looked_at_as_either_side(stick_class) -> None:
 
 def test_a_hand_that_fills_the_picture_is_not_looked_at_closer(stick) -> None:
     large = picture((20, 100), (104, 20), size=(120, 120), blob=5)
-    (hand,) = Predictor(stick, "cpu").predict(large).hands
+    (hand,) = Predictor(stick, "cpu", detector=None).predict(large).hands
     assert np.abs(hand.joints_2d_px[[0, 20]] - [(20, 100), (104, 20)]).max() < 1.5
     assert [len(x) for x in stick.inputs] == [1, 1]
 
 
 @pytest.mark.parametrize("refine", [False, True])
 def test_a_box_needs_no_closer_look(stick, refine: bool) -> None:
-    prediction = Predictor(stick, "cpu").predict(picture(), box=(40, 30, 140, 110), refine=refine)
+    prediction = Predictor(stick, "cpu", detector=None).predict(
+        picture(), box=(40, 30, 140, 110), refine=refine
+    )
     assert [len(x) for x in stick.inputs] == ([1, 1] if refine else [1])
     assert np.abs(ends(prediction) - [WRIST, TIP]).max() < 1.0
 
@@ -92,7 +94,7 @@ def test_looks_at_turned_hands(stick, angle: int, flipped: bool) -> None:
     if flipped:
         image = np.ascontiguousarray(image[:, ::-1])
         wrist[0], tip[0] = 200 - wrist[0], 200 - tip[0]
-    (hand,) = Predictor(stick, "cpu").predict(image).hands
+    (hand,) = Predictor(stick, "cpu", detector=None).predict(image).hands
     assert hand.side == ("left" if flipped else "right")
     assert np.abs(hand.joints_2d_px[[0, 20]] - [wrist, tip]).max() < 1.5
     depth = hand.joints_3d_mm[20, 2] / np.linalg.norm(hand.joints_3d_mm[20, :2])
@@ -100,7 +102,7 @@ def test_looks_at_turned_hands(stick, angle: int, flipped: bool) -> None:
 
 
 def test_a_box_may_reach_out_but_not_lie_outside(stick) -> None:
-    predictor = Predictor(stick, "cpu")
+    predictor = Predictor(stick, "cpu", detector=None)
     assert len(predictor.predict(picture(), box=(-30, 0, 150, 150)).hands) == 1
     with pytest.raises(ValueError, match="outside the picture of 200 x 120"):
         predictor.predict(picture(), box=(200, 0, 250, 50))
@@ -112,7 +114,7 @@ def test_a_box_may_reach_out_but_not_lie_outside(stick) -> None:
 @pytest.mark.parametrize("camera", [None, CAMERA])
 def test_mirrored(stick, box, camera) -> None:
     """A mirror image of a left hand looks like a right hand; pixels stay those of the picture as given."""
-    predictor = Predictor(stick, "cpu")
+    predictor = Predictor(stick, "cpu", detector=None)
     mirrored = predictor.predict(picture(), box, camera, mirrored=True)
     assert mirrored.mirrored
     assert mirrored.hands[0].side == "left"
@@ -132,7 +134,7 @@ def test_mirrored(stick, box, camera) -> None:
 
 
 def test_with_a_camera_the_joints_project_on_the_pixels(stick) -> None:
-    prediction = Predictor(stick, "cpu").predict(picture(), camera=CAMERA)
+    prediction = Predictor(stick, "cpu", detector=None).predict(picture(), camera=CAMERA)
     (hand,) = prediction.hands
     assert (hand.root, hand.scale, prediction.camera) == ("camera", "reference hand", CAMERA)
     assert (hand.joints_3d_mm[:, 2] > 0).all()
@@ -140,7 +142,7 @@ def test_with_a_camera_the_joints_project_on_the_pixels(stick) -> None:
 
 
 def test_same_picture_in_every_form(stick, tmp_path: Path) -> None:
-    predictor = Predictor(stick, "cpu")
+    predictor = Predictor(stick, "cpu", detector=None)
     path = tmp_path / "a.png"
     Image.fromarray(picture()).save(path)
     forms = [path, str(path), Image.open(path), picture(), picture() / 255.0]
@@ -152,7 +154,7 @@ def test_same_picture_in_every_form(stick, tmp_path: Path) -> None:
 
 def test_batch_equals_singles(stick) -> None:
     images = [picture(), picture(size=(140, 180)), np.full((30, 50, 3), 90, np.uint8)]
-    predictor = Predictor(stick, "cpu", batch_size=2)
+    predictor = Predictor(stick, "cpu", detector=None, batch_size=2)
     batch = predictor.predict_batch(images)
     assert [len(result.hands) for result in batch] == [1, 1, 0]
     for image, result in zip(images, batch, strict=True):
@@ -161,7 +163,7 @@ def test_batch_equals_singles(stick) -> None:
 
 
 def test_threshold(stick) -> None:
-    predictor = Predictor(stick, "cpu")
+    predictor = Predictor(stick, "cpu", detector=None)
     assert len(predictor.predict(picture(), threshold=0.99).hands) == 0
     assert len(predictor.predict(picture(), threshold=0.0).hands) == 1
     with pytest.raises(ValueError, match="threshold"):
@@ -170,7 +172,7 @@ def test_threshold(stick) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 2)])
 def test_tiny_pictures(stick, shape: tuple[int, int]) -> None:
-    assert Predictor(stick, "cpu").predict(np.zeros((*shape, 3), np.uint8)).hands == ()
+    assert Predictor(stick, "cpu", detector=None).predict(np.zeros((*shape, 3), np.uint8)).hands == ()
 
 
 def test_output_that_is_not_finite_is_an_error(stick_class) -> None:
@@ -180,7 +182,7 @@ def test_output_that_is_not_finite_is_an_error(stick_class) -> None:
             return output._replace(joints_25d=output.joints_25d * float("nan"))
 
     with pytest.raises(ValueError, match="not finite"):
-        Predictor(Broken(), "cpu").predict(picture())
+        Predictor(Broken(), "cpu", detector=None).predict(picture())
 
 
 @pytest.mark.parametrize("device", ["quantum", "cuda:99", "meta", ""])
@@ -192,12 +194,12 @@ def test_devices_that_are_not_there(stick, device: str) -> None:
 def test_depth_models_are_refused(stick) -> None:
     stick.config = SimpleNamespace(image_size=64, in_chans=1)
     with pytest.raises(ValueError, match="in_chans is 1"):
-        Predictor(stick, "cpu")
+        Predictor(stick, "cpu", detector=None)
 
 
 def test_unusable_settings(stick) -> None:
     with pytest.raises(ValueError, match="batch_size"):
-        Predictor(stick, "cpu", batch_size=0)
+        Predictor(stick, "cpu", detector=None, batch_size=0)
     with pytest.raises(OSError, match="nothere"):
         Predictor("nothere", "cpu")
 

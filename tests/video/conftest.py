@@ -135,6 +135,25 @@ class Stage:
         self.detected.append(index)
         return Prediction(tuple(_hand(actor, index, None) for actor in self._visible(index)), SIZE)
 
+    def predict_near(self, image, aims, camera=None, mirrored=False) -> list[Hand]:
+        index = int(image[0, 0, 0])
+        self.asked.append((index, [aim.side if aim.sure else None for aim in aims]))
+        hands = []
+        for aim in aims:
+            box = box_of_points(aim.joints_2d_px)
+            near = [
+                (overlap + 0.3 * (actor.seen_as(index) == aim.side), actor)
+                for actor in self._visible(index)
+                if (overlap := box_iou(box, box_of_points(actor.joints(index)))) > 0.1
+            ]
+            if near:
+                nearest = max(near, key=lambda one: one[0])[1]
+                hands.append(_hand(nearest, index, aim.side if aim.sure else None))
+            else:
+                nothing = Actor(lambda index: (0.0, 0.0), vague=frozenset({index}))
+                hands.append(_hand(nothing, index, aim.side))
+        return hands
+
     def predict_at(
         self, images, detections, camera=None, mirrored=False, threshold=0.5, refine=True
     ) -> list[Prediction]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dfmamba.predict.assign import assign
+from dfmamba.predict.track import assign
 
 
 def best(costs: np.ndarray, most: float) -> tuple[int, float]:
@@ -38,7 +38,7 @@ def test_the_best_pairs(n: int, m: int, seed: int, most: float) -> None:
 @pytest.mark.parametrize("shape", [(3, 40), (40, 3), (40, 40)])
 def test_many_at_once(shape: tuple[int, int]) -> None:
     places = np.random.default_rng(0).uniform(0, 1000, (max(shape), 2))
-    costs = np.linalg.norm(places[: shape[0], None] - places[None, : shape[1]] - 0.01, axis=-1)
+    costs = np.linalg.norm(places[: shape[0], None] - places[None, : shape[1]] + 0.01, axis=-1)
     assert assign(costs, 5.0) == {i: i for i in range(min(shape))}
 
 

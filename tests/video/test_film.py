@@ -53,8 +53,8 @@ def written(stage, actor, numbered, tmp_path: Path):
 def test_lines_come_back(written) -> None:
     report, lines, _ = written
     assert (report.frames, report.hands, report.tracks, report.broken) == (12, 11, 1, 0)
-    assert set(report.watch.seconds) == {"decode", "detect", "pose", "draw", "encode"}
-    assert min(report.watch.seconds.values()) > 0
+    took = report.watch.seconds
+    assert {stage for stage, seconds in took.items() if seconds > 0} == set(took) - {"fit"}
     first = json.loads(lines.read_text().splitlines()[0])
     assert first["schema"] == "dfmamba.film/1"
     assert {"model", "detector", "size", "fps", "smoothing", "joint_names", "mirrored", "camera"} < set(first)

@@ -142,11 +142,7 @@ class Predictors:
 
     def _make(self, model: str, finds: bool) -> Predictor:
         other = self._made.get((model, not finds))
-        if other is not None:
-            network = other.model
-        else:
-            network = load(self.sources[model])
-            network = network.fuse() if hasattr(network, "fuse") else network
+        network = other.model if other is not None else load(self.sources[model])
         return Predictor(network, self.device, detector=self._detector if finds else None)
 
 

@@ -43,7 +43,7 @@ from dfmamba.backbones.features import (
     chosen_maps,
     depth_rates,
 )
-from dfmamba.layers import NORMS, DropPath, NormFactory, Pointwise, fuse
+from dfmamba.layers import DRAWING, NORMS, DropPath, NormFactory, Pointwise, fuse
 from dfmamba.ops import anchor_grid, deformable_sample, deformable_selective_scan, selective_scan
 from dfmamba.settings import from_values, with_overrides
 
@@ -215,6 +215,8 @@ class DSSM(nn.Module):
 
     def reset_parameters(self) -> None:
         """Mamba's initialisation: A = -(1..N), D = 1, steps log-uniform in [1e-3, 1e-1]."""
+        if not DRAWING.get():
+            return
         with torch.no_grad():
             rates = [math.log(n + 1) for n in range(self.config.d_state)]
             self.A_log.copy_(self.A_log.new_tensor(rates).expand_as(self.A_log))
@@ -655,6 +657,8 @@ class Tribrid(nn.Module):
 
     def init_weights(self) -> None:
         """Truncated normal 1x1 convolutions, Kaiming others; state-space layers keep their own start."""
+        if not DRAWING.get():
+            return
         own = {
             id(p) for m in self.modules() if isinstance(m, DSSM | DeformableSampler) for p in m.parameters()
         }

@@ -19,7 +19,7 @@ from dfmamba.backbones.features import (
     chosen_maps,
     depth_rates,
 )
-from dfmamba.layers import LayerNorm2d, Pointwise
+from dfmamba.layers import DRAWING, LayerNorm2d, Pointwise
 from dfmamba.settings import with_overrides
 
 torch.fx.wrap("checked_image")
@@ -115,7 +115,7 @@ class StagedFeatures(nn.Module):
             self.stages.append(nn.Sequential(*(block(dim, next(rates)) for _ in range(config.depths[i]))))
         self.norms = nn.ModuleDict({str(i): LayerNorm2d(config.dims[i]) for i in self.out_indices})
         for module in self.stages.modules():
-            if isinstance(module, Pointwise):
+            if isinstance(module, Pointwise) and DRAWING.get():
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)

@@ -188,7 +188,7 @@ def _photo(model: HandPoseModel, network: nn.Module | str, bench: ModelsBench, n
         threshold = 0.0
 
     def calling(network: nn.Module) -> Callable[[], Prediction]:
-        predictor = Predictor(network, device=bench.device)
+        predictor = Predictor(network, device=bench.device, detector=None)
         return lambda: predictor.predict(picture, threshold=threshold)
 
     with use_backend("reference"):

@@ -126,7 +126,7 @@ def _load(name: str) -> nn.Module:
         from dfmamba.models.onnx_model import OnnxModel
 
         return OnnxModel(name, threads=1)
-    return load(name).fuse()
+    return load(name)
 
 
 def _rows(picture: int, path: str, answer: Prediction | Exception) -> list[Row]:

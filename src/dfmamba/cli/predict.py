@@ -176,7 +176,7 @@ def run(options: Namespace) -> int:
     camera = None if options.camera is None else Camera.parse(options.camera)
     model = load_model(options.model)
     predictor = Predictor(
-        model.fuse() if hasattr(model, "fuse") else model,
+        model,
         options.device,
         detector=load_detector(options.detector, options.device) if box is None else None,
     )

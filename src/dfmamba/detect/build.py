@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 from dfmamba.detect.given import GivenBoxes
@@ -32,7 +33,7 @@ def make_detector(name: str, device: str = "auto") -> Detector | GivenBoxes | No
         return MediaPipeDetector()
     if name.endswith(".json"):
         return GivenBoxes(name)
-    from dfmamba.detect.network import NAME, NetworkDetector
+    from dfmamba.detect.network import NetworkDetector
     from dfmamba.machine import choose_device
 
     if name != BUILT_IN and not os.path.isdir(name):
@@ -40,4 +41,12 @@ def make_detector(name: str, device: str = "auto") -> Detector | GivenBoxes | No
             f"detector {name!r}: expected {BUILT_IN}, {NONE}, {MEDIAPIPE}, a JSON file of boxes, "
             "or the folder of a detector"
         )
-    return NetworkDetector(NAME if name == BUILT_IN else name, choose_device(device))
+    chosen = choose_device(device)
+    return _built_in(str(chosen)) if name == BUILT_IN else NetworkDetector(name, chosen)
+
+
+@functools.cache
+def _built_in(device: str) -> Detector:
+    from dfmamba.detect.network import NAME, NetworkDetector
+
+    return NetworkDetector(NAME, device)

@@ -16,6 +16,7 @@ from dfmamba.hands.crop import warp_image
 from dfmamba.hands.detection import Detection, suppress
 from dfmamba.machine import check_device
 from dfmamba.models import load
+from dfmamba.models.native import inference_form
 
 NAME = "detector"
 """Of the packaged weights."""
@@ -55,7 +56,7 @@ class NetworkDetector:
         self.stride = network.head.stride
         self.image_size = int(network.config.image_size)
         self.device = check_device(str(device))
-        self.model = (network.fuse() if hasattr(network, "fuse") else network).to(self.device).eval()
+        self.model = inference_form(network, self.device).eval()
 
     def detect(self, pictures: Sequence[np.ndarray]) -> list[list[Detection]]:
         """See `dfmamba.detect.Detector.detect`: a look at the whole picture, then one around each hand.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -51,33 +52,40 @@ def text_width(text: str, size: int) -> int:
 
 
 class Canvas:
-    """A picture that is drawn on at several times its size, so that edges come out smooth.
+    """An image that is drawn on at several times its size, so that edges come out smooth.
 
-    Coordinates are pixels of the picture with pixel centres at integers; opacity is respected. What is not
+    Coordinates are pixels of the image with pixel centres at integers; opacity is respected. What is not
     drawn on keeps its exact values.
 
     Args:
-        image: RGB picture; it is copied.
+        image: RGB; it is copied.
+        region: x0, y0, x1, y1 of all that will be drawn, in pixels; the rest is left alone. None: all of it.
     """
 
-    def __init__(self, image: Image.Image):
-        width, height = image.size
-        self.size = (width, height)
-        self.factor = int(np.clip((_MAX_WORK_PIXELS / (width * height)) ** 0.5, 1, 3))
-        scaled = (width * self.factor, height * self.factor)
-        self._image = image.convert("RGB").resize(scaled, Image.Resampling.NEAREST)
-        self._draw = ImageDraw.Draw(self._image, "RGBA")
+    def __init__(self, image: Image.Image, region: Sequence[float] | None = None):
+        width, height = self.size = image.size
+        self._image = image.convert("RGB") if image.mode != "RGB" else image.copy()
+        x0, y0, x1, y1 = (-0.5, -0.5, width - 0.5, height - 0.5) if region is None else region
+        left, top = max(math.floor(x0 + 0.5), 0), max(math.floor(y0 + 0.5), 0)
+        right, bottom = min(math.ceil(x1 + 0.5), width), min(math.ceil(y1 + 0.5), height)
+        self._region = (left, top, max(right, left + 1), max(bottom, top + 1))
+        part = self._image.crop(self._region)
+        most = math.sqrt(_MAX_WORK_PIXELS / (part.width * part.height))
+        self.factor = int(min(max(most, 1.0), 3.0))
+        self._part = part.resize(
+            (part.width * self.factor, part.height * self.factor), Image.Resampling.NEAREST
+        )
+        self._draw = ImageDraw.Draw(self._part, "RGBA")
 
     def line(self, start: Sequence[float], end: Sequence[float], color: Color, width: float) -> None:
         """A straight line with round ends."""
-        a, b = self._place(start), self._place(end)
+        (ax, ay), (bx, by) = a, b = self._place(start), self._place(end)
         radius = width * self.factor / 2
-        along = np.subtract(b, a)
-        length = float(np.hypot(*along))
+        length = math.hypot(bx - ax, by - ay)
         if length > 0:
-            side = np.array([-along[1], along[0]]) * (radius / length)
-            corners = [a + side, b + side, b - side, a - side]
-            self._draw.polygon([tuple(corner) for corner in corners], fill=color)
+            x, y = (ay - by) * radius / length, (bx - ax) * radius / length
+            corners = [(ax + x, ay + y), (bx + x, by + y), (bx - x, by - y), (ax - x, ay - y)]
+            self._draw.polygon(corners, fill=color)
         for point in (a, b):
             self._circle(point, radius, color)
 
@@ -87,7 +95,7 @@ class Canvas:
 
     def polygon(self, points: np.ndarray, color: Color) -> None:
         """A filled polygon (N, 2)."""
-        self._draw.polygon([tuple(self._place(point)) for point in points], fill=color)
+        self._draw.polygon([self._place(point) for point in points], fill=color)
 
     def box(self, box_xyxy: Sequence[float], color: Color, width: float = 0.0, radius: float = 0.0) -> None:
         """A rectangle with round corners; filled where `width` is 0."""
@@ -102,23 +110,21 @@ class Canvas:
         self, position: Sequence[float], text: str, color: Color, size: float, anchor: str = "la"
     ) -> None:
         """A line of text; `anchor` as Pillow's."""
-        self._draw.text(
-            tuple(self._place(position)),
-            text,
-            fill=color,
-            font=font(round(size * self.factor)),
-            anchor=anchor,
-        )
+        letters = font(round(size * self.factor))
+        self._draw.text(self._place(position), text, fill=color, font=letters, anchor=anchor)
 
     def finish(self) -> Image.Image:
-        """The picture at its own size."""
-        return self._image if self.factor == 1 else self._image.reduce(self.factor)
+        """The image at its own size."""
+        part = self._part if self.factor == 1 else self._part.reduce(self.factor)
+        self._image.paste(part, self._region)
+        return self._image
 
-    def _place(self, point: Sequence[float]) -> np.ndarray:
+    def _place(self, point: Sequence[float]) -> tuple[float, float]:
         # Pillow cannot hold coordinates of any size; what is that far out is not seen anyway.
-        near = np.clip(np.asarray(point, dtype=np.float64)[:2], -1e5, 1e5)
-        return (near + 0.5) * self.factor - 0.5
+        x, y = (min(max(float(value), -1e5), 1e5) for value in point[:2])
+        left, top, _, _ = self._region
+        return (x - left + 0.5) * self.factor - 0.5, (y - top + 0.5) * self.factor - 0.5
 
-    def _circle(self, center: np.ndarray, radius: float, color: Color) -> None:
+    def _circle(self, center: tuple[float, float], radius: float, color: Color) -> None:
         x, y = center
         self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dfmamba.export.subject import Subject
 from dfmamba.hands.affine import crop_affine, picture_square
@@ -56,22 +56,26 @@ def crops_of(subject: Subject, pictures: Sequence[np.ndarray]) -> Tensor:
 
     from dfmamba.predict.predictor import Predictor
 
-    seen: list[Tensor] = []
-
-    def remember(_: Any, arguments: tuple[Tensor, ...]) -> None:
-        seen.append(arguments[0].cpu())
-
-    predictor = Predictor(subject.pose, "cpu")
-    handle = subject.pose.register_forward_pre_hook(remember)
+    predictor = Predictor(subject.pose, "cpu", detector=None)
+    remembering = predictor.network.model = _Remembering(predictor.model)
     crops = []
-    try:
-        for picture in pictures:
-            seen.clear()
-            predictor.predict(picture, threshold=0.2)
-            crops.append(torch.cat(seen)[:CROPS_PER_PICTURE])
-    finally:
-        handle.remove()
+    for picture in pictures:
+        remembering.seen.clear()
+        predictor.predict(picture, threshold=0.2)
+        crops.append(torch.cat(remembering.seen)[:CROPS_PER_PICTURE])
     return torch.cat(crops)
+
+
+class _Remembering(nn.Module):
+    """A network that keeps what it is given."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.seen = network, list[Tensor]()
+
+    def forward(self, crops: Tensor) -> Any:
+        self.seen.append(crops.cpu())
+        return self.network(crops)
 
 
 Runner = Callable[[Tensor], Sequence[np.ndarray]]

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dfmamba.backbones import backbone_config, create_backbone
 from dfmamba.heads import HeadConfig, build_head, head_config
 from dfmamba.heads.build import AnyHeadConfig
 from dfmamba.heads.detector import DetectorConfig
 from dfmamba.io.files import write_atomic
-from dfmamba.layers import fuse
+from dfmamba.layers import DRAWING, fuse
 from dfmamba.machine import check_device
 from dfmamba.settings import from_values
 
@@ -157,19 +158,21 @@ class HandPoseModel(nn.Module):
         return self.head(self.backbone(x * self.config.input_scale + self.config.input_shift))
 
     def predict(self, image: Any, **options: Any) -> Prediction:
-        """Finds the hands of one image; see `dfmamba.predict.Predictor.predict`.
-
-        A model in training stays in training.
-        """
+        """Finds the hands of one image; see `dfmamba.predict.Predictor.predict`."""
         import dfmamba  # the package's door knows who predicts; this floor doesn't
 
-        device = next(self.parameters()).device
-        training = [module for module in self.modules() if module.training]
-        try:
-            return dfmamba.Predictor(self, device=str(device)).predict(image, **options)
-        finally:
-            for module in training:
-                module.training = True
+        tensors = [*self.parameters(), *self.buffers()]
+        device = next((one.device for one in tensors), torch.device("cpu"))
+        # A predictor holds copies of the weights: made anew where they changed.
+        state = (device, [(one.data_ptr(), one._version) for one in tensors])
+        if self._predictor is None or self._predictor[0] != state:
+            self._predictor = (state, dfmamba.Predictor(self, device=str(device)))
+        return self._predictor[1].predict(image, **options)
+
+    _predictor: tuple[Any, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_predictor"}
 
     def fuse(self) -> HandPoseModel:
         """A faster copy for inference, with the same outputs; see `dfmamba.layers.fuse`."""
@@ -271,10 +274,34 @@ LARGEST_CONFIG = 1 << 20
 """Bytes; a longer config.json is none of ours."""
 
 
+class _Undrawn(TorchFunctionMode):
+    """Leaves new parameters as memory that nobody has touched: a wrong configuration costs nothing.
+
+    The meta device would do as well, but PyTorch imports its compiler for sums there, which takes seconds.
+    And filling large parameters starts PyTorch's threads, after which a program can't fork.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _FILLING and isinstance(args[0], nn.Parameter):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+    def __enter__(self) -> Any:
+        self.token = DRAWING.set(False)
+        return super().__enter__()
+
+    def __exit__(self, *exc: Any) -> None:
+        super().__exit__(*exc)
+        DRAWING.reset(self.token)
+
+
+_FILLING = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, Tensor.copy_)
+
+
 def _read(cls: type[HandPoseModel], folder: Path) -> HandPoseModel:
     """A model with the weights of a folder, in float32 on the CPU whatever the process's defaults are.
 
-    The file's header is compared with a network without memory before there is room for anything. No
+    The file's header is compared with a network without values before anything is written. No
     operator of PyTorch that uses several threads runs, so that a program may still fork afterwards.
     """
     path = folder / CONFIG_FILE
@@ -286,7 +313,7 @@ def _read(cls: type[HandPoseModel], folder: Path) -> HandPoseModel:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError("it holds no settings")
-        with torch.device("meta"):
+        with torch.device("cpu"), _Undrawn():
             model = cls(ModelConfig.from_dict(values))
     except ImportError:
         raise
@@ -299,9 +326,8 @@ def _read(cls: type[HandPoseModel], folder: Path) -> HandPoseModel:
         for part in model.modules():
             for name, value in getattr(part, "constants", dict)().items():
                 part.register_buffer(name, value, persistent=False)
-        if any(buffer.is_meta for buffer in model.buffers()):  # of timm's networks
-            model = cls(model.config).float()
-            model.load_state_dict(state)
+    if any(one.is_floating_point() and one.dtype != torch.float32 for one in model.buffers()):
+        model.float()  # constants of timm's networks
     return model
 
 

@@ -86,6 +86,11 @@ def _array(x: Tensor) -> np.ndarray:
     return np.ascontiguousarray(x.detach().cpu().numpy(), dtype=np.float32)
 
 
+def _decay_rates(layer: DSSM) -> np.ndarray:
+    """By NumPy: PyTorch's exp starts threads, after which a program can't fork."""
+    return -np.exp(_array(layer.A_log)) if layer.A is None else _array(layer.A)
+
+
 def _folded(conv: Any, norm: nn.Module | None) -> tuple[np.ndarray, np.ndarray | None]:
     """Weights (O, I, k, k) and bias of a convolution or linear layer, with the batch norm after it."""
     weight, bias = _array(conv.weight), None if conv.bias is None else _array(conv.bias)
@@ -277,7 +282,7 @@ class _Program:
             "delta": delta,
             "B": maps.part(layer.rank, config.d_state),
             "C": maps.part(layer.rank + config.d_state, config.d_state),
-            "A": _array(layer.decay_rates()),
+            "A": _decay_rates(layer),
             "D": _array(layer.D),
             "bias": _array(layer.dt_bias),
         }
@@ -592,14 +597,20 @@ class _Readout:
         return DenseDecoder.readout(votes, presence.flatten(1), grid, scale, self.config)
 
 
-def inference_form(model: Any, threads: int = 1) -> nn.Module:
-    """The fastest form of a model on this CPU without extras: in C where it can be, else fused in PyTorch.
+def inference_form(model: Any, device: str | torch.device = "cpu", threads: int | None = None) -> nn.Module:
+    """The fastest form of a model on a device without extras: on a CPU in C where it can be, else fused.
 
     Args:
-        model: a `HandPoseModel`; it stays as it is.
-        threads: as for `NativeNetwork`.
+        model: a `HandPoseModel`, which stays as it is; other modules are moved to the device and returned.
+        device: that the form runs on.
+        threads: crops of a batch that are computed at the same time, by a thread each; None takes PyTorch's
+            number.
     """
-    try:
-        return NativeNetwork(model, threads)
-    except (Unsupported, RuntimeError):
-        return model.fuse()
+    if not hasattr(model, "fuse"):
+        return model.to(device)
+    if torch.device(device).type == "cpu":
+        try:
+            return NativeNetwork(model, torch.get_num_threads() if threads is None else threads)
+        except (Unsupported, RuntimeError):
+            pass
+    return model.fuse().to(device)

@@ -9,8 +9,9 @@ too, and both together decide.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -78,6 +79,21 @@ SidedHand: TypeAlias = tuple[int, SeenHand]
 """A hand of an image with its side: 0 right, 1 left."""
 
 
+@dataclass(frozen=True, eq=False)
+class Aim:
+    """Where a hand is about to be seen.
+
+    Attributes:
+        joints_2d_px: (21, 2) pixels of the image, about where its joints are.
+        side: "right" or "left".
+        sure: whether that is known; else the hand is seen as one of the other side, too, and both decide.
+    """
+
+    joints_2d_px: np.ndarray
+    side: str
+    sure: bool = True
+
+
 class CropNetwork:
     """A pose network on crops of images.
 
@@ -133,7 +149,7 @@ class CropNetwork:
         x = np.stack(crops).astype(np.float32)
         x /= 255.0
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        with torch.inference_mode():
+        with _evaluating(self.model), torch.inference_mode():
             output = self.model(torch.from_numpy(x).to(device).permute(0, 3, 1, 2))
         joints, joint_scores, scores = (
             values.float().cpu().numpy().astype(np.float64)
@@ -195,7 +211,7 @@ class CropNetwork:
 
         A hand that is alone takes the side that both views find likelier; two hands exchange sides where they
         clearly (`EXCHANGE`) should. Joints are those of the upright view meant for the side, the score is the
-        mean of all views of the hand as that side.
+        mean of both views of the hand as that side.
         """
         places, crops, affines = [], [], []
         for index, (image, view) in enumerate(zip(images, views, strict=True)):
@@ -220,8 +236,21 @@ class CropNetwork:
             if view and not sure[index] and _other_side(upright):
                 best.append({1 - side: _answer(upright[side], 1 - side) for side in view})
             else:
-                best.append({side: _answer(upright[side], side, hand) for side, hand in view.items()})
+                best.append({side: _answer(upright[side], side) for side in view})
         return best
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Sets a network to evaluation, and what was in training back afterwards."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def find_in_images(
@@ -257,7 +286,8 @@ def find_in_images(
             dict(sorted(_shown(view, image, FIRST_LOOK * threshold)))
             for image, view in zip(images, views, strict=True)
         ]
-        views = network.see_upright(images, worth, [sure_of_side(view) for view in views])
+        upright = network.see_upright(images, worth, [sure_of_side(view) for view in views])
+        views = [_both(*each) for each in zip(worth, upright, strict=True)]
     return [_shown(view, image, threshold) for image, view in zip(images, views, strict=True)]
 
 
@@ -303,8 +333,8 @@ def find_at_detections(
         ]
         upright = network.see_upright(shown, aims, sure_sides)
         worth = [
-            _of_detections(view, image, own, threshold) if view else view
-            for view, image, (_, _, own) in zip(upright, shown, places, strict=True)
+            _of_detections(_both(aim, view), image, own, threshold) if view else view
+            for aim, view, image, (_, _, own) in zip(aims, upright, shown, places, strict=True)
         ]
     hands: list[list[SidedHand]] = [[] for _ in images]
     for (index, _, own), view in zip(places, worth, strict=True):
@@ -360,11 +390,21 @@ def _other_side(hands: dict[int, dict[int, View]]) -> bool:
     return side != (0 if lean >= 0 else 1)
 
 
-def _answer(views: dict[int, View], side: int, before: SeenHand | None = None) -> SeenHand:
+def _answer(views: dict[int, View], side: int) -> SeenHand:
     """The hand of a side, from the view meant for that side; its score is the mean of all views of it."""
     hand = views[side][side]
-    scores = [view[side].score for view in views.values()] + ([before.score] if before else [])
-    return SeenHand(hand.joints_25d, hand.joint_scores, float(np.mean(scores)))
+    score = float(np.mean([view[side].score for view in views.values()]))
+    return SeenHand(hand.joints_25d, hand.joint_scores, score)
+
+
+def _both(straight: View, upright: View) -> View:
+    """The hands of upright views, with the mean of both views' scores."""
+    return {
+        side: SeenHand(hand.joints_25d, hand.joint_scores, (hand.score + straight[side].score) / 2)
+        if side in straight
+        else hand
+        for side, hand in upright.items()
+    }
 
 
 def _shown(view: View, image: np.ndarray, threshold: float) -> list[SidedHand]:

@@ -12,14 +12,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dfmamba.detect.build import make_detector
+from dfmamba.detect.build import BUILT_IN, make_detector
 from dfmamba.detect.given import GivenBoxes
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.detection import Detection, Detector
 from dfmamba.hands.skeleton import NUM_JOINTS
 from dfmamba.io.images import as_picture, load_image
 from dfmamba.machine import choose_device
-from dfmamba.models import load
+from dfmamba.models import load, unwrapped
+from dfmamba.models.native import inference_form
 from dfmamba.predict.lift import (
     check_box,
     hand_box,
@@ -28,7 +29,14 @@ from dfmamba.predict.lift import (
     mirror_picture,
     mirror_points,
 )
-from dfmamba.predict.looking import CropNetwork, SidedHand, find_at_detections, find_in_images
+from dfmamba.predict.looking import (
+    Aim,
+    CropNetwork,
+    SeenHand,
+    SidedHand,
+    find_at_detections,
+    find_in_images,
+)
 from dfmamba.predict.result import SIDES, Hand, Prediction
 from dfmamba.predict.track import Frame, TrackConfig, track_film
 
@@ -38,21 +46,25 @@ Intrinsics: TypeAlias = Camera | tuple[float, float, float, float]
 
 
 class Predictor:
-    """Finds hands in pictures with a hand pose model.
+    """Finds hands in images with a hand pose model.
+
+    On a CPU the network runs in the quickest form there is (`dfmamba.models.native.inference_form`), with
+    copies of the weights: a model that is trained further needs a new predictor. The model stays as it is.
 
     Args:
-        model: a `HandPoseModel`, or the name or folder of one. It is moved to `device` and set to evaluation.
+        model: a `HandPoseModel`, or the name or folder of one.
         device: a torch device such as "cpu" or "cuda", or "auto" for the GPU where there is one.
         batch_size: how many crops go through the network at once.
-        detector: finds the hands of a picture for which no box is given, any number of them: a name for
-            `dfmamba.detect.build.make_detector`, such as "built-in", or what that gives. Boxes from a file
-            go by the path of the picture.
-            None: the network itself looks at the whole picture, and finds at most one right and one left
+        detector: finds the hands of an image for which no box is given, any number of them: a name for
+            `dfmamba.detect.build.make_detector`, or what that gives. Boxes from a file go by the path of the
+            image.
+            None: the network itself looks at the whole image, and finds at most one right and one left
             hand, if they fill much of it.
 
     Raises:
+        OSError: no such model or detector.
         ValueError: if the device is unknown or not usable here, or the model is not one that takes RGB
-            pictures and gives two hands with depth in pixels.
+            images and gives two hands with depth in pixels.
     """
 
     def __init__(
@@ -60,15 +72,15 @@ class Predictor:
         model: nn.Module | str = "nano",
         device: str | torch.device = "auto",
         batch_size: int = 16,
-        detector: Detector | GivenBoxes | str | None = None,
+        detector: Detector | GivenBoxes | str | None = BUILT_IN,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         self.device = choose_device(device)
-        network: Any = model if isinstance(model, nn.Module) else load(model)
-        self.model = network.to(self.device).eval()
+        network: Any = unwrapped(model) if isinstance(model, nn.Module) else load(model)
         config = network.config
         _check_config(config)
+        self.model = inference_form(network, self.device)
         self.name = str(getattr(config, "name", type(network).__name__))
         self.image_size = int(config.image_size)
         self.network = CropNetwork(self.model, self.image_size, batch_size, self.name)
@@ -169,6 +181,37 @@ class Predictor:
         ]
         found = find_at_detections(self.network, pictures, placed, threshold, refine)
         return self._predictions(images, pictures, found, camera, mirrored, start)
+
+    def predict_near(
+        self,
+        image: Picture,
+        aims: Sequence[Aim],
+        camera: Intrinsics | None = None,
+        mirrored: bool = False,
+    ) -> list[Hand]:
+        """Hands that are about where they were a moment ago: one upright view of each.
+
+        Args:
+            image: as for `predict`.
+            aims: about where the joints of each hand are, in pixels of the image as given.
+            camera, mirrored: as for `predict`.
+
+        Returns:
+            A hand for each aim, however unsure: see `Hand.score` and `Hand.joint_scores`.
+
+        Raises:
+            OSError, ValueError: as for `predict`.
+        """
+        camera = _check(0.0, camera)
+        pixels = _read(image, mirrored)
+        width = pixels.shape[1]
+        views = []
+        for aim in aims:
+            at = mirror_points(aim.joints_2d_px, width) if mirrored else np.asarray(aim.joints_2d_px)
+            joints = np.concatenate([at, np.zeros((NUM_JOINTS, 1))], axis=1)
+            views.append({SIDES.index(aim.side): SeenHand(joints, np.zeros(NUM_JOINTS), 1.0)})
+        seen = self.network.see_upright([pixels] * len(views), views, [aim.sure for aim in aims])
+        return [_hands(list(view.items()), pixels, camera, mirrored)[0] for view in seen]
 
     def stream(
         self, pictures: Iterable[Picture | Frame], fps: float = 30.0, config: TrackConfig | None = None

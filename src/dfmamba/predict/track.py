@@ -1,13 +1,14 @@
-"""Hands through a film: each is looked at where it was, and keeps its number and its side.
+"""Hands through a film: each is seen once a frame, where it was, and keeps its number and its side.
 
-A detector runs on the first frame, on every `TrackConfig.detect_every`-th and when a hand is lost. On all
-others the boxes are those of the previous joints, moved on by their velocity.
+A detector runs on the first frame, on every `TrackConfig.detect_every`-th, when a hand is lost, and every
+other frame while there is none. A hand that is followed costs one upright view a frame, aimed by its joints
+in the frame before, moved on by their velocity.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -18,9 +19,8 @@ from dfmamba.detect.given import GivenBoxes
 from dfmamba.hands.affine import box_iou, box_of_points
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.detection import Detection
-from dfmamba.predict.assign import assign
 from dfmamba.predict.lift import mirror_box, mirror_picture
-from dfmamba.predict.looking import SeenHand, without_doubles
+from dfmamba.predict.looking import Aim, SeenHand, without_doubles
 from dfmamba.predict.result import SIDES, Hand, Prediction
 from dfmamba.predict.smooth import HandSmoother, SmoothConfig
 
@@ -30,23 +30,24 @@ if TYPE_CHECKING:
 NEAR = 0.6
 """A hand is a track's if its joints lie closer to the expected ones than this share of the hand's size."""
 
-OTHER_SIDE = 0.15
-"""What another side adds to that distance: of two hands in one place the one of the same side is likelier."""
-
 NEW_IOU, MOVED_IOU = 0.1, 0.3
-"""Overlap from which a detection is a track's, and up to which its box replaces the expected one."""
+"""Overlap from which a detection is a track's, and up to which the hand is looked for there instead of where
+it is expected."""
 
 SETTLED = 5.0
 """Lead of one side in votes from which the network is asked for it only when the detector runs."""
 
 BEGUN, COLLAPSED = 0.25, 0.15
-"""Mean of the joints' scores from which a hand is followed, and below which a look shows none."""
+"""Mean of the joints' scores from which a hand is followed, and below which a view shows none."""
 
 INSIDE = 0.3
 """Share of the joints that must be in the picture; with less the hand has left it."""
 
 MISSES = 2
 """Runs of the detector in a row without a hand after which its track ends."""
+
+SEARCH_EVERY = 2
+"""Frames from one run of the detector to the next while no hand is followed."""
 
 LEAST_PX = 4.0
 """Smallest extent of a hand that is followed."""
@@ -199,25 +200,33 @@ class Tracker:
 
     def step(self, frame: Frame) -> Prediction:
         """The hands of the next frame."""
-        now, size = frame.time_s, (frame.picture.shape[1], frame.picture.shape[0])
+        config, image, now = self.config, frame.picture, frame.time_s
+        size = (image.shape[1], image.shape[0])
         self.tracks = [track for track in self.tracks if _in_sight(track.expected(now), size)]
         self._since += 1
-        due = self._since >= self.config.detect_every or any(track.lost for track in self.tracks)
-        boxes, new = {track.number: box_of_points(track.expected(now)) for track in self.tracks}, []
+        every = config.detect_every if self.tracks else min(SEARCH_EVERY, config.detect_every)
+        due = self._since >= every or any(track.lost for track in self.tracks)
+        elsewhere: dict[int, Detection] = {}
+        new: list[Detection] = []
         if due:
             self._since = 0
             with self.watch("detect"):
                 detections = [one for one in self._detect(frame) if _touches(one.box_xyxy, size)]
-            new = self._match(detections, boxes)
+            elsewhere, new = self._match(detections, now)
         with self.watch("pose"):
-            places = [
-                self._place(track, boxes[track.number], track.settled and not due) for track in self.tracks
-            ]
-            prediction = self._look(frame.picture, [*places, *new])
-            hands = self._follow(list(prediction.hands), frame, new)
-        if self.config.smooth is not None:
+            seen = _once([*self._followed(image, now, due, elsewhere), *self._begin(image, now, new)])
+            for track, hand in seen:
+                track.moved(hand, now)
+            hands = [dataclasses.replace(hand, track=track.number, score=track.score) for track, hand in seen]
+        if config.smooth is not None:
             hands = [self._smoothed(hand, now, size) for hand in hands]
-        return dataclasses.replace(prediction, hands=tuple(sorted(hands, key=_order)))
+        return Prediction(
+            hands=tuple(sorted(hands, key=_order)),
+            image_size=size,
+            camera=config.camera,
+            model=self.predictor.name,
+            mirrored=config.mirrored,
+        )
 
     def _detect(self, frame: Frame) -> list[Detection]:
         config, detector, picture = self.config, self.predictor.detector, frame.picture
@@ -241,69 +250,78 @@ class Tracker:
             if one.score >= config.threshold
         ]
 
-    def _match(self, detections: list[Detection], boxes: dict[int, np.ndarray]) -> list[Detection]:
-        """Tells the tracks of their detections, ends those without, and gives the detections left over."""
-        costs = [
-            [1 - box_iou(boxes[one.number], each.box_xyxy) for each in detections] for one in self.tracks
-        ]
-        pairs = assign(np.array(costs).reshape(len(self.tracks), len(detections)), 1 - NEW_IOU)
+    def _match(self, detections: list[Detection], now: float) -> tuple[dict[int, Detection], list[Detection]]:
+        """Tells the tracks of their detections, and ends those without.
+
+        Returns:
+            By the numbers of tracks, detections that lie elsewhere than their hands are expected; and those
+            that are no track's.
+        """
+        boxes = [box_of_points(track.expected(now)) for track in self.tracks]
+        costs = np.array([[1 - box_iou(box, one.box_xyxy) for one in detections] for box in boxes])
+        pairs = assign(costs.reshape(len(boxes), len(detections)), 1 - NEW_IOU)
+        elsewhere = {}
         for i, track in enumerate(self.tracks):
             track.unseen = 0 if i in pairs else track.unseen + 1
             if i in pairs:
                 track.score = detections[pairs[i]].score
-                if costs[i][pairs[i]] > 1 - MOVED_IOU:
-                    boxes[track.number] = np.asarray(detections[pairs[i]].box_xyxy, dtype=np.float64)
+                if costs[i, pairs[i]] > 1 - MOVED_IOU:
+                    elsewhere[track.number] = detections[pairs[i]]
         self.tracks = [track for track in self.tracks if track.unseen < MISSES]
-        return [one for j, one in enumerate(detections) if j not in pairs.values()]
+        return elsewhere, [one for j, one in enumerate(detections) if j not in pairs.values()]
 
-    def _place(self, track: Track, box: np.ndarray, sided: bool) -> Detection:
-        # The detector's word holds until its next: a track is not below the threshold in between.
-        return Detection(box, max(track.score, self.config.threshold), track.side if sided else None)
-
-    def _look(self, picture: np.ndarray, places: list[Detection]) -> Prediction:
-        config = self.config
-        return self.predictor.predict_at(
-            [picture], [places], config.camera, config.mirrored, config.threshold, config.refine
-        )[0]
-
-    def _follow(self, hands: list[Hand], frame: Frame, new: list[Detection]) -> list[Hand]:
-        """The hands with the numbers of their tracks; begins tracks at new detections."""
-        now = frame.time_s
-        costs = [[_distance(track, hand, now) for hand in hands] for track in self.tracks]
-        pairs = assign(np.array(costs).reshape(len(self.tracks), len(hands)), NEAR + OTHER_SIDE)
-        seen: list[tuple[Track, Hand]] = []
+    def _followed(
+        self, image: np.ndarray, now: float, due: bool, elsewhere: dict[int, Detection]
+    ) -> list[tuple[Track, Hand]]:
+        """The tracks' hands in this frame; marks tracks whose hands aren't seen as lost."""
+        sure = [track.settled and not due for track in self.tracks]
+        expected = [track.expected(now) for track in self.tracks]
         for i, track in enumerate(self.tracks):
-            track.lost = True
-            hand = hands[pairs[i]] if i in pairs else None
-            if hand is None:
-                continue
+            if track.number in elsewhere:
+                place = elsewhere[track.number]
+                found = self._look(image, [Detection(place.box_xyxy, place.score, track.side)])
+                if found:
+                    expected[i] = np.asarray(found[0].joints_2d_px)
+        hands = self._see(image, self.tracks, expected, sure)
+        for i, (track, hand) in enumerate(zip(self.tracks, hands, strict=True)):
             track.voted(hand)
             if hand.side != track.side:
-                hand = self._again(track, hand, frame.picture)
-            if hand is not None and hand.joint_scores.mean() >= COLLAPSED:
+                (hands[i],) = self._see(image, [track], expected[i : i + 1], [True])
+        seen = []
+        for track, hand, joints in zip(self.tracks, hands, expected, strict=True):
+            track.lost = bool(hand.joint_scores.mean() < COLLAPSED or _distance(joints, hand) > NEAR)
+            if not track.lost:
                 seen.append((track, hand))
-        for j, hand in enumerate(hands):
-            box = box_of_points(hand.joints_2d_px)
-            claimed = j in pairs.values() or not any(box_iou(box, one.box_xyxy) > NEW_IOU for one in new)
-            if claimed or hand.joint_scores.mean() < BEGUN:
+        return seen
+
+    def _begin(self, image: np.ndarray, now: float, new: list[Detection]) -> list[tuple[Track, Hand]]:
+        """Tracks that begin at detections."""
+        begun = []
+        for hand in self._look(image, new):
+            if hand.joint_scores.mean() < BEGUN or not _in_sight(hand.joints_2d_px, image.shape[1::-1]):
                 continue
             track = Track(self._begun, np.asarray(hand.joints_2d_px), now, hand.score)
             track.voted(hand)
             self._begun += 1
             self.tracks.append(track)
-            seen.append((track, hand))
-        seen = _once(seen)
-        for track, hand in seen:
-            track.moved(hand, now)
-        return [dataclasses.replace(hand, track=track.number, score=track.score) for track, hand in seen]
+            begun.append((track, hand))
+        return begun
 
-    def _again(self, track: Track, hand: Hand, picture: np.ndarray) -> Hand | None:
-        """A hand that one look took for the other side, as the side of its track."""
-        place = self._place(track, box_of_points(hand.joints_2d_px), True)
-        found = (
-            self._look(picture, [place]).hands if _in_sight(hand.joints_2d_px, picture.shape[1::-1]) else ()
-        )
-        return found[0] if found else None
+    def _see(
+        self, image: np.ndarray, tracks: Sequence[Track], joints: Sequence[np.ndarray], sure: Sequence[bool]
+    ) -> list[Hand]:
+        """Hands that are about where these joints (21, 2) are, seen upright."""
+        aims = [Aim(at, track.side, known) for track, at, known in zip(tracks, joints, sure, strict=True)]
+        return self.predictor.predict_near(image, aims, self.config.camera, self.config.mirrored)
+
+    def _look(self, image: np.ndarray, places: Sequence[Detection]) -> tuple[Hand, ...]:
+        """Hands at detections."""
+        config = self.config
+        if not places:
+            return ()
+        return self.predictor.predict_at(
+            [image], [places], config.camera, config.mirrored, config.threshold, config.refine
+        )[0].hands
 
     def _smoothed(self, hand: Hand, now: float, size: tuple[int, int]) -> Hand:
         track = next(one for one in self.tracks if one.number == hand.track)
@@ -313,12 +331,34 @@ class Tracker:
         return track.smoother(hand, now)
 
 
-def _distance(track: Track, hand: Hand, time_s: float) -> float:
-    """Between expected and seen joints, in sizes of the hand."""
-    expected = track.expected(time_s)
+def assign(costs: np.ndarray, most: float) -> dict[int, int]:
+    """As many pairs as possible, and of those choices the one of least total cost.
+
+    Args:
+        costs: (n, m) of row i with column j, not negative.
+        most: pairs that cost more are not made.
+
+    Returns:
+        The column of each paired row.
+    """
+    allowed = costs <= most
+    if not allowed.any():
+        return {}
+    if min(costs.shape) == 1:  # one hand: without SciPy, whose import takes as long as a second of film
+        i, j = np.unravel_index(np.argmin(np.where(allowed, costs, np.inf)), costs.shape)
+        return {int(i): int(j)}
+    from scipy.optimize import linear_sum_assignment
+
+    # A pair that may not be made costs more than all that may be made together.
+    forbidden = 1.0 + most * min(costs.shape)
+    rows, columns = linear_sum_assignment(np.where(allowed, costs, forbidden))
+    return {int(i): int(j) for i, j in zip(rows, columns, strict=True) if allowed[i, j]}
+
+
+def _distance(expected: np.ndarray, hand: Hand) -> float:
+    """Between expected joints (21, 2) and seen ones, in sizes of the hand."""
     size = max(float(np.ptp(joints, axis=0).max()) for joints in (expected, hand.joints_2d_px))
-    apart = float(np.linalg.norm(expected - hand.joints_2d_px, axis=1).mean()) / max(size, 1.0)
-    return apart + (OTHER_SIDE if hand.side != track.side else 0.0)
+    return float(np.linalg.norm(expected - hand.joints_2d_px, axis=1).mean()) / max(size, 1.0)
 
 
 def _touches(box: np.ndarray, size: tuple[int, int]) -> bool:

@@ -6,11 +6,13 @@ import contextlib
 import dataclasses
 import json
 import os
+import queue
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dfmamba.hands.camera import Camera
 from dfmamba.hands.skeleton import JOINT_NAMES
@@ -18,11 +20,13 @@ from dfmamba.predict.predictor import Predictor
 from dfmamba.predict.result import SCALE, Hand, Prediction
 from dfmamba.predict.smooth import SmoothConfig
 from dfmamba.predict.surface import FilmSurfaces
-from dfmamba.predict.track import TrackConfig, track_film
+from dfmamba.predict.track import TrackConfig, Tracked, track_film
 from dfmamba.video.frames import FrameReader
 
 if TYPE_CHECKING:
     from dfmamba.view import Viewer
+
+T = TypeVar("T")
 
 SCHEMA = "dfmamba.film/1"
 STAGES = ("decode", "detect", "pose", "fit", "draw", "encode")
@@ -151,6 +155,9 @@ def predict_film(
 ) -> FilmReport:
     """Predict a film into files, which hold everything so far at any time.
 
+    Decoding, and drawing with encoding, run in a thread each beside the networks; at most `AHEAD` frames wait
+    before and after them.
+
     Args:
         predictor: with its detector.
         reader: the film, open.
@@ -167,16 +174,14 @@ def predict_film(
         ImportError: PyAV is missing and `film` is given.
         OSError: a file cannot be written.
     """
-    from dfmamba.video.encode import OverlayWriter, draw_tracked
-
     report, start = FilmReport(), time.perf_counter()
     watch = report.watch
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(lines.open("w", encoding="utf-8"))
         out.write(_line(header.to_dict()))
         out.flush()
-        writer = stack.enter_context(OverlayWriter(film, reader.fps, reader.size)) if film else None
-        frames = _watched(iter(reader), watch)
+        drawing = None if film is None else stack.enter_context(_Drawing(film, reader, config, watch))
+        frames = stack.enter_context(contextlib.closing(in_background(_watched(iter(reader), watch))))
         surfaces = FilmSurfaces() if mesh else None
         for tracked in track_film(predictor, frames, config, watch):
             if surfaces is not None:
@@ -187,11 +192,8 @@ def predict_film(
             values = {"index": frame.index, "time_s": round(frame.time_s, 6)}
             out.write(_line({**values, "hands": [hand.to_dict() for hand in hands]}))
             out.flush()
-            if writer is not None:
-                with watch("draw"):
-                    drawn = draw_tracked(tracked, config.smooth is not None)
-                with watch("encode"):
-                    writer.write(drawn, frame.time_s)
+            if drawing is not None:
+                drawing.put(tracked)
             if viewer is not None:
                 viewer.log(frame.index, frame.time_s, frame.picture, tracked.prediction)
             report.frames += 1
@@ -204,12 +206,109 @@ def predict_film(
             if stop(frame.time_s):
                 break
             del tracked, frame
-        if writer is not None:
-            with watch("encode"):
-                writer.close()
     report.broken, report.fault = reader.broken, reader.fault
     report.seconds = time.perf_counter() - start
     return report
+
+
+AHEAD = 2
+"""Frames that are decoded before they are asked for, and that wait to be drawn."""
+
+
+def in_background(items: Iterable[T], most: int = AHEAD) -> Generator[T]:
+    """Items in their order, which a thread takes ahead of who asks for them, at most `most` at a time.
+
+    What taking them raises is raised here in its turn. Closing the generator waits for the item at hand.
+    """
+    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(most)
+    closed = threading.Event()
+
+    def put(item: T | None, error: BaseException | None = None) -> bool:
+        while not closed.is_set():
+            try:
+                ready.put((item, error), timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put(item):
+                    return
+                del item
+            put(None, StopIteration())
+        except BaseException as error:
+            put(None, error)
+
+    thread = threading.Thread(target=work, name="dfmamba-decode", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item  # type: ignore[misc]
+            del item
+    finally:
+        closed.set()
+        thread.join()
+
+
+class _Drawing:
+    """Draws and encodes frames in a thread, in the order that they are put. A context manager.
+
+    Raises:
+        ImportError: PyAV is missing.
+        OSError: the film cannot be written; at the next frame, or at the end.
+    """
+
+    def __init__(self, film: Path, reader: FrameReader, config: TrackConfig, watch: Stopwatch) -> None:
+        from dfmamba.video.encode import OverlayWriter
+
+        self.writer, self.smoothed, self.watch = (
+            OverlayWriter(film, reader.fps, reader.size),
+            config.smooth is not None,
+            watch,
+        )
+        self.waiting: queue.Queue[Tracked | None] = queue.Queue(AHEAD)
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._work, name="dfmamba-draw", daemon=True)
+        self.thread.start()
+
+    def put(self, tracked: Tracked) -> None:
+        """Waits until there is room."""
+        self.waiting.put(tracked)
+        if self.error is not None:
+            raise self.error
+
+    def _work(self) -> None:
+        from dfmamba.video.encode import draw_tracked
+
+        while (tracked := self.waiting.get()) is not None:
+            if self.error is None:
+                try:
+                    with self.watch("draw"):
+                        drawn = draw_tracked(tracked, self.smoothed)
+                    with self.watch("encode"):
+                        self.writer.write(drawn, tracked.frame.time_s)
+                except BaseException as error:  # told to whoever puts the next one
+                    self.error = error
+            del tracked
+
+    def __enter__(self) -> _Drawing:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        self.waiting.put(None)
+        self.thread.join()
+        with self.watch("encode"):
+            self.writer.close()
+        if self.error is not None and kind is None:
+            raise self.error
 
 
 def read_film(path: str | os.PathLike[str]) -> tuple[FilmHeader, Iterator[FilmFrame]]:

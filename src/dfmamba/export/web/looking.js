@@ -90,7 +90,7 @@ export class CropNetwork {
   /**
    * One upright view of each hand of each view, and, where its side isn't sure, one as the other side. A hand
    * that is alone takes the side that both find likelier; two hands exchange sides where they clearly should.
-   * Joints are those of the upright view meant for the side, the score is the mean of all views of it.
+   * Joints are those of the upright view meant for the side, the score is the mean of both views.
    */
   async seeUpright(picture, views, sure) {
     const flip = [-1, 0, this.size - 1, 0, 1, 0];
@@ -110,7 +110,6 @@ export class CropNetwork {
       return viewOf(sidesOf(view).map((side) => {
         const as = change ? 1 - side : side;
         const scores = seen[index][side].filter(Boolean).map((each) => each[as].score);
-        if (!change) scores.push(view[side].score);
         return [as, { ...seen[index][side][as][as], score: mean(scores) }];
       }));
     });
@@ -188,6 +187,12 @@ function readView({ joints_25d: joints, joint_logits: jointLogits, present_logit
   return view;
 }
 
+/** The hands of an upright view, with the mean of both views' scores. */
+function both(straight, upright) {
+  return upright.map((hand, side) =>
+    (hand && straight[side] ? { ...hand, score: (hand.score + straight[side].score) / 2 } : hand));
+}
+
 /** At most one right and one left hand: the network itself looks at the whole picture. */
 export async function findInPicture(network, picture, threshold) {
   const least = network.constants.FIRST_LOOK * threshold;
@@ -199,8 +204,9 @@ export async function findInPicture(network, picture, threshold) {
   const square = pictureSquare(picture.width, picture.height);
   const [whole] = await network.seeSquares(picture, [square]);
   const closer = await network.seeCloser(picture, whole, square, least);
-  const [upright] = await network.seeUpright(picture, [viewOf(shown(closer, least))], [network.sureOfSide(closer)]);
-  return shown(upright, threshold);
+  const worth = viewOf(shown(closer, least));
+  const [upright] = await network.seeUpright(picture, [worth], [network.sureOfSide(closer)]);
+  return shown(both(worth, upright), threshold);
 }
 
 /** The hands at detections {box, score}: one at each, or up to two where detections overlap. */
@@ -226,7 +232,7 @@ export async function findAtDetections(network, picture, detections, threshold) 
   const straight = await network.seeSquares(picture, places.map(({ region }) => squareBox(region, CLOSE_FACTOR)));
   let worth = straight.map((view, i) => ofDetections(view, places[i].own));
   const upright = await network.seeUpright(picture, worth, straight.map((view) => network.sureOfSide(view)));
-  worth = upright.map((view, i) => (sidesOf(worth[i]).length ? ofDetections(view, places[i].own) : view));
+  worth = upright.map((view, i) => (sidesOf(worth[i]).length ? ofDetections(both(worth[i], view), places[i].own) : view));
   return network.withoutDoubles(worth.flatMap((view, i) => sidesOf(view).map((side) => {
     const best = places[i].own
       .map((one) => [overlap(one, view[side]), one.score])
