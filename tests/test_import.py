@@ -36,7 +36,8 @@ import dfmamba
 from dfmamba.models import MODELS, HandPoseModel
 torch.manual_seed(0)
 model = HandPoseModel(MODELS["test"]).eval()
-result = model.predict(np.zeros((40, 60, 3), np.uint8), threshold=0.0)
+predictor = dfmamba.Predictor(model, "cpu", detector=None)
+result = predictor.predict(np.zeros((40, 60, 3), np.uint8), threshold=0.0)
 print(len(result.hands) > 0, dfmamba.list_backbones()[0])
 """
     assert run(code) == "True dfmamba_nano"

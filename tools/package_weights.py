@@ -2,7 +2,7 @@
 
 dfmamba eval synthetic --model runs/nano/best --json synthetic.json
 dfmamba eval snap --data ../shared/samples/snap_realworld --model runs/nano/best --json snap.json
-python tools/package_weights.py runs/nano/best nano --training "how it was trained" synthetic.json snap.json
+python tools/package_weights.py runs/nano/best nano --training training.md synthetic.json snap.json
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ CARD = """# {name}
 
 {training}
 
-No photograph of a hand and no other network's output was used.
-
 ## Figures
 
 {table}
@@ -43,9 +41,9 @@ No photograph of a hand and no other network's output was used.
 
 ## Limits
 
-Made of rendered hands only. Expect errors on interlaced hands, fingers that point at the camera, gloves,
-tattoos, hands that are small in the picture, and strong motion blur. Size and distance are those of a mean
-adult hand. Don't use it where a wrong answer can hurt somebody.
+Most of its photographs show one bare hand that makes a gesture. Expect errors on interlaced hands, fingers
+that point at the camera, gloves, tattoos, hands that are small in the picture, and strong motion blur. Size
+and distance are those of a mean adult hand. Don't use it where a wrong answer can hurt somebody.
 """
 
 
@@ -66,7 +64,9 @@ def main() -> None:
     )
     parser.add_argument("model", type=Path)
     parser.add_argument("name")
-    parser.add_argument("--training", required=True, help="text for the model card")
+    parser.add_argument(
+        "--training", type=Path, required=True, help="Markdown for the model card: data, stages"
+    )
     parser.add_argument("reports", type=Path, nargs="+", help="JSON files of dfmamba eval")
     options = parser.parse_args()
     model = HandPoseModel.from_pretrained(options.model)
@@ -81,7 +81,7 @@ def main() -> None:
         macs=count_macs(model, (1, model.config.in_chans, size, size)) / 1e9,
         size=size,
         license=model.config.license,
-        training=options.training,
+        training=options.training.read_text().strip(),
         table=table(reports),
         protocol=protocol,
     )

@@ -99,3 +99,28 @@ def _layout(value: Any, depth: int) -> str:
     if isinstance(value, list) and any(isinstance(item, list | Mapping) for item in value):
         return "[\n" + ",\n".join(inner + _layout(item, depth + 1) for item in value) + f"\n{outer}]"
     return json.dumps(value, allow_nan=False)
+
+
+MOST_YAML_BYTES = 1 << 20
+_DEEPEST_YAML = 50
+
+
+def check_yaml(content: bytes | str) -> None:
+    """Sees that a YAML text is small and shallow, and has no aliases, by which it could stand for a huge one.
+
+    Raises:
+        ValueError: it is larger than `MOST_YAML_BYTES`, nested too deeply, or has aliases.
+        yaml.YAMLError: it is no YAML.
+    """
+    import yaml
+
+    if len(content) > MOST_YAML_BYTES:
+        raise ValueError(f"{len(content)} bytes of YAML; expected at most {MOST_YAML_BYTES}")
+    depth = 0
+    for event in yaml.parse(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("aliases (*name) are not read: write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST_YAML:
+            raise ValueError("nested too deeply")

@@ -148,7 +148,8 @@ def test_interrupted(predict, tmp_path: Path, monkeypatch, source: str, code: in
     assert done.code == code
     assert signal.getsignal(signal.SIGINT) is before
     kept = list(read_film(tmp_path / "out" / "camera-0.jsonl")[1])
-    assert 1 <= len(kept) <= 4
+    # While there is no hand, the network is asked at every second frame: the fourth time at the seventh.
+    assert 1 <= len(kept) <= 7
     with read_frames(tmp_path / "out" / "camera-0.mp4") as drawn:
         assert len(list(drawn)) == len(kept)
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from dfmamba.text import one_line
+from dfmamba.text import check_yaml, one_line
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,6 @@ def _limit_yaml() -> None:
         return
 
     def _load_checked(text: str) -> Any:
-        from dfmamba.io.untrusted import check_yaml
-
         check_yaml(text)
         return load(text)
 

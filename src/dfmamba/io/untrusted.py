@@ -13,10 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from dfmamba.text import printable, shorten
+from dfmamba.text import check_yaml, printable, shorten
 
-MOST_YAML_BYTES = 1 << 20
-_DEEPEST_YAML = 50
 MOST_MEMBER_BYTES = 1 << 30
 _NPY_HEADER_BYTES = 1 << 16
 
@@ -89,27 +87,6 @@ def read_json(path: str | os.PathLike[str], hook: Callable[[dict[str, Any]], Any
         ValueError: as `parse_json`.
     """
     return parse_json(read_bytes(path), path, hook)
-
-
-def check_yaml(content: bytes | str) -> None:
-    """Sees that a YAML text is small and shallow, and has no aliases, by which it could stand for a huge one.
-
-    Raises:
-        ValueError: it is larger than `MOST_YAML_BYTES`, nested too deeply, or has aliases.
-        yaml.YAMLError: it is no YAML.
-    """
-    import yaml
-
-    if len(content) > MOST_YAML_BYTES:
-        raise ValueError(f"{len(content)} bytes of YAML; expected at most {MOST_YAML_BYTES}")
-    depth = 0
-    for event in yaml.parse(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError("aliases (*name) are not read: write the value out")
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEEPEST_YAML:
-            raise ValueError("nested too deeply")
 
 
 def parse_yaml(content: bytes | str, name: object) -> Any:

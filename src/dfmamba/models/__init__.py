@@ -106,7 +106,7 @@ MODELS: dict[str, ModelConfig] = {
     "nano": ModelConfig(
         name="nano",
         backbone="dfmamba_nano",
-        head=HeadConfig(image_size=96, num_layers=0, dim=96, anchor_stride=8),
+        head=HeadConfig(image_size=128, num_layers=0, dim=96, anchor_stride=8),
     ),
     "tiny_a2j": ModelConfig(
         name="tiny_a2j",
