@@ -186,6 +186,12 @@ def test_unusable_films(predict, tmp_path: Path) -> None:
         (["film.mp4", "--engine", "local", "--smooth"], "--smooth: works without --engine"),
         (["film.mp4", "--detect_every", "0"], "detect_every: expected at least 1"),
         (["frames", "--film", "--fps", "-3"], "fps: expected"),
+        (["film.mp4", "--seconds", "-5"], "--seconds: expected a number above 0, got -5"),
+        (["film.mp4", "--seconds", "0"], "--seconds: expected"),
+        (["film.mp4", "--seconds", "nan"], "--seconds: expected"),
+        (["frames", "--film", "--fps", "inf"], "--fps: expected"),
+        (["rtsp://10.0.0.1/live"], "rtsp://10.0.0.1/live: addresses aren't opened; record it first"),
+        (["raw.h264"], "raw.h264: a raw stream of coded pictures has no container"),
         (["camera:x"], "expected camera:N"),
         (["photo.png", "--detector", "nowhere.json"], "--detector"),
     ],
@@ -194,6 +200,7 @@ def test_unusable_arguments(predict, tmp_path: Path, monkeypatch, words: list[st
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (40, 30)).save("photo.png")
     write_film(Path("film.mp4"), 3)
+    Path("raw.h264").write_bytes(b"\0\0\0\x01\x67" + bytes(100))
     Path("frames").mkdir()
     Image.new("RGB", (40, 30)).save("frames/1.png")
     done = predict(*words)
