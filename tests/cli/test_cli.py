@@ -22,7 +22,9 @@ import dfmamba
 from dfmamba.cli import main as cli
 from dfmamba.cli.results import output_names
 from dfmamba.draw import draw_prediction
-from dfmamba.models import MODELS, HandPoseModel
+from dfmamba.machine import choose_device
+from dfmamba.models import MODELS, HandPoseModel, load
+from dfmamba.models.native import inference_form
 from dfmamba.predict import Prediction
 
 
@@ -328,6 +330,10 @@ def test_info(command, weights: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     facts = json.loads((tmp_path / "info.json").read_text())
     assert facts["schema"] == "dfmamba.info/1"
     assert facts["operators"][-1] == "torch"
+    form = type(inference_form(load(str(weights)), choose_device("auto"))).__name__
+    expected = "C" if form == "NativeNetwork" else "PyTorch"
+    assert facts["networks"].split()[0] == expected
+    assert f"networks run in: {expected}" in done.out
     assert facts["models"][0]["parameters"] > 1000
     assert facts["models"][0]["macs"] > 1000
     (tmp_path / "file").touch()

@@ -134,15 +134,19 @@ def test_a_camera_for_some_seconds(predict, tmp_path: Path, monkeypatch) -> None
 def test_interrupted(predict, tmp_path: Path, monkeypatch, source: str, code: int) -> None:
     monkeypatch.setattr(decode, "camera_address", lambda number: ("testsrc=size=64x48:rate=5", "lavfi"))
     source = str(write_film(tmp_path / "camera-0.mp4", 20)) if source == "film" else source
-    calls, look = [], Predictor.predict_at
+    calls: list[int] = []
 
-    def interrupted(self, *args, **more):
-        calls.append(1)
-        if len(calls) == 4:
-            signal.raise_signal(signal.SIGINT)
-        return look(self, *args, **more)
+    def interrupting(look):
+        def interrupted(self, *args, **more):
+            calls.append(1)
+            if len(calls) == 4:
+                signal.raise_signal(signal.SIGINT)
+            return look(self, *args, **more)
 
-    monkeypatch.setattr(Predictor, "predict_at", interrupted)
+        return interrupted
+
+    for name in ("predict_at", "predict_near"):  # once a frame, one or the other
+        monkeypatch.setattr(Predictor, name, interrupting(getattr(Predictor, name)))
     before = signal.getsignal(signal.SIGINT)
     done = predict(source)
     assert done.code == code
@@ -187,6 +191,12 @@ def test_unusable_films(predict, tmp_path: Path) -> None:
         (["film.mp4", "--engine", "local", "--smooth"], "--smooth: works without --engine"),
         (["film.mp4", "--detect_every", "0"], "detect_every: expected at least 1"),
         (["frames", "--film", "--fps", "-3"], "fps: expected"),
+        (["film.mp4", "--seconds", "-5"], "--seconds: expected a number above 0, got -5"),
+        (["film.mp4", "--seconds", "0"], "--seconds: expected"),
+        (["film.mp4", "--seconds", "nan"], '"seconds": Expected'),
+        (["frames", "--film", "--fps", "inf"], '"fps": Expected'),
+        (["rtsp://10.0.0.1/live"], "rtsp://10.0.0.1/live: addresses aren't opened; record it first"),
+        (["raw.h264"], "raw.h264: a raw stream of coded pictures has no container"),
         (["camera:x"], "expected camera:N"),
         (["photo.png", "--detector", "nowhere.json"], "--detector"),
     ],
@@ -195,6 +205,7 @@ def test_unusable_arguments(predict, tmp_path: Path, monkeypatch, words: list[st
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (40, 30)).save("photo.png")
     write_film(Path("film.mp4"), 3)
+    Path("raw.h264").write_bytes(b"\0\0\0\x01\x67" + bytes(100))
     Path("frames").mkdir()
     Image.new("RGB", (40, 30)).save("frames/1.png")
     done = predict(*words)

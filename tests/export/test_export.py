@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,20 @@ def test_predictor_takes_an_onnx_model(onnx_file: Path, model: HandPoseModel) ->
     assert [h.side for h in found.hands] == [h.side for h in wanted.hands]
     for a, b in zip(found.hands, wanted.hands, strict=True):
         np.testing.assert_allclose(a.joints_2d_px, b.joints_2d_px, atol=1e-2)
+
+
+@pytest.mark.parametrize("copied", [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy])
+def test_predictors_of_onnx_models_are_pickled_and_copied(onnx_file: Path, tmp_path: Path, copied) -> None:
+    """Also where the file is gone."""
+    moved = tmp_path / "moved.onnx"
+    moved.write_bytes(onnx_file.read_bytes())
+    predictor = Predictor(str(moved), "cpu", detector=None)
+    moved.unlink()
+    image = np.random.default_rng(3).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    wanted, found = (one.predict(image, threshold=0.0) for one in (predictor, copied(predictor)))
+    assert len(found.hands) == len(wanted.hands) > 0
+    for a, b in zip(found.hands, wanted.hands, strict=True):
+        np.testing.assert_array_equal(a.joints_2d_px, b.joints_2d_px)
 
 
 @pytest.fixture

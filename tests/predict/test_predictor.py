@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dfmamba.hands.camera import Camera
+from dfmamba.hands.camera import Camera, from_25d
 from dfmamba.models import MODELS, HandPoseModel
 from dfmamba.predict import Prediction, Predictor
 from dfmamba.predict.looking import SeenHand, without_doubles
+from dfmamba.predict.track import TrackConfig
 
 WRIST, TIP = (60.0, 90.0), (120.0, 50.0)
 CAMERA = Camera(200, 200, 90, 50)
@@ -139,6 +140,27 @@ def test_with_a_camera_the_joints_project_on_the_pixels(stick) -> None:
     assert (hand.root, hand.scale, prediction.camera) == ("camera", "reference hand", CAMERA)
     assert (hand.joints_3d_mm[:, 2] > 0).all()
     assert np.allclose(CAMERA.project(hand.joints_3d_mm), hand.joints_2d_px, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [lambda c: (c.fx, c.fy, c.cx, c.cy), lambda c: c.matrix, lambda c: torch.tensor(c.matrix),
+     lambda c: c.matrix.tolist()],
+)  # fmt: skip
+def test_every_form_of_intrinsics(stick, form) -> None:
+    expected = Predictor(stick, "cpu", detector=None).predict(picture(), camera=CAMERA)
+    found = Predictor(stick, "cpu", detector=None).predict(picture(), camera=form(CAMERA))
+    assert found.camera == CAMERA
+    np.testing.assert_array_equal(found.hands[0].joints_3d_mm, expected.hands[0].joints_3d_mm)
+    pixels = np.random.default_rng(0).normal(size=(21, 3))
+    np.testing.assert_array_equal(from_25d(pixels, form(CAMERA), 500.0), from_25d(pixels, CAMERA, 500.0))
+    assert TrackConfig(camera=form(CAMERA)).camera == CAMERA
+
+
+@pytest.mark.parametrize("camera", [np.eye(4), [600.0, 600.0], 600.0, "K", np.zeros((3, 3)), [[1, 2], [3]]])
+def test_what_is_no_camera(stick, camera) -> None:
+    with pytest.raises(ValueError, match=r"camera.*(3 x 3 matrix|expected)"):
+        Predictor(stick, "cpu", detector=None).predict(picture(), camera=camera)
 
 
 def test_same_picture_in_every_form(stick, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def picture(index: int, size: tuple[int, int] = (96, 64)) -> np.ndarray:
 
 @pytest.fixture
 def make_film(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a film of `count` frames of `picture`; `times` in seconds, `turn` for its display matrix."""
+    """A film of `count` frames: `times` in seconds, `turn` its display matrix, `ratio` that of a pixel."""
 
     def make(
         name: str = "film.mp4",
@@ -48,6 +48,7 @@ def make_film(tmp_path: Path) -> Callable[..., Path]:
         times: Sequence[float] | None = None,
         turn: dict[str, Any] | None = None,
         codec: str = "libx264",
+        ratio: Fraction = Fraction(1),
     ) -> Path:
         path = tmp_path / name
         options = {"movflags": "+faststart"} if name.endswith((".mp4", ".mov")) else {}
@@ -55,6 +56,8 @@ def make_film(tmp_path: Path) -> Callable[..., Path]:
             stream: Any = film.add_stream(codec, rate=FPS)
             stream.width, stream.height = size
             stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
+            if ratio != 1:
+                stream.codec_context.sample_aspect_ratio = ratio
             if codec == "libx264":
                 stream.options = {"crf": "12", "g": "10"}
             if turn is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -252,3 +253,79 @@ def test_without_pyav(make_film, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(ImportError, match=r"dfmamba\[video\]"):
         read_frames(path)
+
+
+@pytest.mark.parametrize(("ratio", "size"), [((4, 3), (128, 64)), ((1, 2), (96, 128)), ((1, 1), (96, 64))])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_pixels_that_are_not_square(make_film, name: str, ratio: tuple[int, int], size) -> None:
+    with read_frames(make_film(name, count=3, ratio=Fraction(*ratio))) as film:
+        assert film.size == size
+        for frame in film:
+            height, width = frame.picture.shape[:2]
+            assert (width, height) == size
+            assert frame.picture[height // 4, width * 3 // 8, 0] > 200  # the red quarter grew with it
+            assert frame.picture[height // 4, width * 5 // 8, 2] > 200
+
+
+def test_pixels_that_are_not_square_in_a_film_that_is_turned(make_film) -> None:
+    with read_frames(make_film(count=3, ratio=Fraction(4, 3), turn={"degrees": 90, "hflip": False})) as film:
+        assert film.size == (64, 128)
+        assert [frame.picture.shape for frame in film] == [(128, 64, 3)] * 3
+
+
+def test_a_shape_of_pixels_that_makes_no_sense(make_film) -> None:
+    with read_frames(make_film(count=3, ratio=Fraction(1, 200))) as film:
+        assert film.size == (96, 64)
+
+
+@pytest.mark.parametrize(("later", "kept"), [((64, 96), 3), ((48, 32), 7)])
+def test_a_size_that_changes(tmp_path: Path, later: tuple[int, int], kept: int) -> None:
+    """Another shape is left out and said; another size of the same shape is brought to the first."""
+    path = tmp_path / "a.mjpeg"
+    with path.open("wb") as file:
+        for index in range(7):
+            picture = Image.new("RGB", (96, 64) if index < 3 else later, (200, 30, 30))
+            picture.save(file, "JPEG", quality=95)
+    with read_frames(path) as film:
+        frames = list(film)
+    assert [frame.picture.shape for frame in frames] == [(64, 96, 3)] * kept
+    assert film.broken == 7 - kept
+    if kept == 7:
+        assert film.fault is None
+    else:
+        assert film.fault is not None
+        assert "4 frames from 0.1 s on are 64 x 96 pixels, those before 96 x 64" in film.fault
+
+
+def test_the_stream_that_players_show(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as film:
+        streams: list = [film.add_stream("mpeg4", rate=10) for _ in range(2)]
+        for stream, side in zip(streams, (32, 64), strict=True):
+            stream.width = stream.height = side
+            stream.pix_fmt = "yuv420p"
+        streams[0].disposition = av.stream.Disposition(0)
+        streams[1].disposition = av.stream.Disposition.default
+        for _ in range(5):
+            for stream, side in zip(streams, (32, 64), strict=True):
+                image = np.full((side, side, 3), 90, np.uint8)
+                film.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        for stream in streams:
+            film.mux(stream.encode(None))
+    with read_frames(path) as reader:
+        assert reader.size == (64, 64)
+        assert [frame.picture.shape for frame in reader] == [(64, 64, 3)] * 5
+
+
+@pytest.mark.parametrize("name", ["rtsp://10.0.0.1/live", "http://10.0.0.1/a.mp4"])
+def test_addresses_are_named(name: str) -> None:
+    with pytest.raises(ValueError, match="addresses aren't opened; record it first"):
+        read_frames(name)
+
+
+def test_a_raw_stream_is_named(make_film, tmp_path: Path) -> None:
+    raw = tmp_path / "a.h264"
+    raw.write_bytes(b"\0\0\0\x01\x67" + bytes(100))
+    assert is_film(raw)
+    with pytest.raises(ValueError, match=r"a\.h264: a raw stream of coded pictures has no container"):
+        read_frames(raw)

@@ -321,7 +321,7 @@ class Report:
     """A finished benchmark.
 
     Attributes:
-        kind: "ops", "backbones" or "models".
+        kind: "ops", "backbones", "models" or "film".
         command: the command line that gives it, without the names of output files.
         plan: how much was measured.
         settings: what else was set.

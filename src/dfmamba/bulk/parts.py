@@ -77,6 +77,8 @@ class BulkConfig:
     mirrored: bool = False
 
     def __post_init__(self) -> None:
+        if self.camera is not None:
+            object.__setattr__(self, "camera", Camera.of(self.camera))
         if self.format not in FORMATS:
             raise ValueError(f"format: expected {' or '.join(FORMATS)}, got {self.format!r}")
         if self.detector.endswith(".json"):

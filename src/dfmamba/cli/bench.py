@@ -1,4 +1,4 @@
-"""Measure speed and memory: operators, backbones or whole models, against what else can be installed.
+"""Measure speed and memory: operators, backbones, whole models or films, against what else can be installed.
 
 Competitors take turns in one process, each is checked against the right answer before it is timed, and
 medians are compared.
@@ -83,6 +83,21 @@ def _model_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="crops at once, bare network")
     parser.add_argument("--picture", type=str, metavar="FILE", help="a photo; left out: a picture of noise")
+
+
+def _film_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("film", type=str, metavar="FILE", help="a film")
+    parser.add_argument(
+        "--load",
+        type=int,
+        default=2,
+        metavar="N",
+        help="busy processes beside which all is measured once more",
+    )
+    parser.add_argument(
+        "--peer_python", type=str, metavar="PATH", help="Python that has MediaPipe; left out: this one"
+    )
+    parser.add_argument("--model", type=str, default="nano", help="packaged model or folder")
 
 
 def run(options: Namespace) -> int:
@@ -173,15 +188,30 @@ def _run_models(options: Namespace, plan: Plan) -> Outcome:
     return run(bench, _progress)
 
 
+def _run_film(options: Namespace, plan: Plan) -> Outcome:
+    from dfmamba.bench.film import FilmBench, run
+
+    bench = FilmBench(options.film, options.load, options.peer_python, options.model, options.device, plan)
+    try:
+        return run(bench, _progress)
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+
+
 KINDS: dict[str, tuple[Callable[[ArgumentParser], None], str]] = {
     "ops": (_ops_arguments, "scan, sampling and both together, in every backend and against other libraries"),
     "backbones": (_backbone_arguments, "ours against timm's: time, memory, parameters, MACs"),
     "models": (_model_arguments, "pose models, photo to joints"),
+    "film": (
+        _film_arguments,
+        "a whole film, stage by stage, alone and beside busy processes, next to MediaPipe",
+    ),
 }
 RUNS: dict[str, Callable[[Namespace, Plan], Outcome]] = {
     "ops": _run_ops,
     "backbones": _run_backbones,
     "models": _run_models,
+    "film": _run_film,
 }
 
 
@@ -195,7 +225,8 @@ def command_line(kind: str, options: Namespace) -> str:
     for name, value in _settings(options).items():
         if value == usual[name]:
             continue
-        words.append(f"--{name}")
+        if name != "film":  # which has no option's name
+            words.append(f"--{name}")
         if isinstance(value, list):
             words += map(str, value)
         elif value is not True:

@@ -62,6 +62,7 @@ def collect() -> dict[str, Any]:
         },
         "gpus": gpus,
         "operators": operators(bool(gpus)),
+        "networks": networks(bool(gpus)),
         "models": [dict(describe(name)) for name in [*list_models(), *list_detectors()]],
     }
 
@@ -77,12 +78,22 @@ def operators(on_gpu: bool) -> list[str]:
     return [*found, "torch"]
 
 
+def networks(on_gpu: bool) -> str:
+    """The form in which a `Predictor` runs the packaged networks here, as `inference_form` chooses it."""
+    from dfmamba.ops import native
+
+    if on_gpu:
+        return "PyTorch on the GPU"
+    return "C" if native.available() else "PyTorch"
+
+
 def format_table(facts: Mapping[str, Any]) -> str:
     """The facts as lines of text."""
     lines = [", ".join(f"{name} {version}" for name, version in facts["versions"].items())]
     lines += [
         f"GPUs: {', '.join(facts['gpus']) or 'none'}",
         f"operators: {', '.join(facts['operators'])}",
+        f"networks run in: {facts['networks']} (.onnx files: onnxruntime)",
         "",
     ]
     rows = [("model", "parameters", "MACs", "input", "licence")]

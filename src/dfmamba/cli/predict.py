@@ -128,6 +128,7 @@ def run(options: Namespace) -> int:
     box = None if options.box is None else _box(options.box)
     if not 0.0 <= options.threshold <= 1.0:
         raise ValueError(f"--threshold: expected a value from 0 to 1, got {options.threshold}")
+    predict_film.check_film_options(options)
     bulk = {name: options[name] for name in predict_bulk.OPTIONS if options[name] is not None}
     for_films = [name for name in predict_film.OPTIONS if options[name] not in (None, False)]
     if options.engine is not None:

@@ -48,6 +48,20 @@ def add_film_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--no_film", action="store_true", help="films: no film with the joints drawn in")
 
 
+def check_film_options(options: Namespace) -> None:
+    """Refuse numbers that mean nothing.
+
+    Raises:
+        ValueError: such a number; the message names the option.
+    """
+    for name in ("seconds", "fps"):
+        value = options[name]
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"--{name}: expected a number above 0, got {value:g}")
+    if options.detect_every is not None and options.detect_every < 1:
+        raise ValueError(f"--detect_every: expected at least 1 frame, got {options.detect_every}")
+
+
 def split(paths: Sequence[str], film: bool) -> tuple[list[str], list[str]]:
     """Films and cameras, and what is left for pictures.
 

@@ -18,6 +18,7 @@ it got.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -106,6 +107,27 @@ class Camera:
         return cls(*numbers)
 
     @classmethod
+    def of(cls, value: Intrinsics) -> Camera:
+        """A camera from any form of intrinsics: a `Camera`, fx, fy, cx, cy, or a 3x3 matrix.
+
+        Raises:
+            ValueError: if it is none of these, or its values aren't usable.
+        """
+        if isinstance(value, Camera):
+            return value
+        expected = "expected a Camera, four numbers fx, fy, cx, cy, or a 3 x 3 matrix"
+        try:
+            plain = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+            numbers = np.asarray(plain, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(f"camera: got {str(value)[:80]!r}; {expected}") from None
+        if numbers.shape == (3, 3):
+            return cls.from_matrix(numbers)
+        if numbers.shape != (4,):
+            raise ValueError(f"camera: got an array of shape {numbers.shape}; {expected}")
+        return cls(*numbers.tolist())
+
+    @classmethod
     def from_matrix(cls, matrix: np.ndarray) -> Camera:
         """Take over a 3x3 intrinsic matrix.
 
@@ -117,7 +139,8 @@ class Camera:
             raise ValueError(f"camera matrix has shape {matrix.shape}; expected (3, 3)")
         if abs(matrix[0, 1]) > 1e-6 or matrix[1, 0] != 0 or not np.allclose(matrix[2], (0, 0, 1)):
             raise ValueError(
-                f"camera matrix {matrix.tolist()} has skew or a last row other than 0, 0, 1; not supported"
+                f"camera matrix {matrix.tolist()} has skew or a last row other than 0, 0, 1; "
+                "expected fx, 0, cx; 0, fy, cy; 0, 0, 1"
             )
         return cls(matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
 
@@ -181,7 +204,11 @@ class Camera:
         return Camera(self.fx * a, self.fy * d, self.cx * a + tx, self.cy * d + ty)
 
 
-def to_25d(joints_cam_mm: Array, camera: Camera) -> Array:
+Intrinsics: TypeAlias = Camera | Sequence[float] | np.ndarray | torch.Tensor
+"""What `Camera.of` takes: a `Camera`, (4,) fx, fy, cx, cy, or a matrix (3, 3)."""
+
+
+def to_25d(joints_cam_mm: Array, camera: Intrinsics) -> Array:
     """Camera-frame joints to 2.5D.
 
     Args:
@@ -192,13 +219,14 @@ def to_25d(joints_cam_mm: Array, camera: Camera) -> Array:
         (..., 21, 3) u, v, d in pixels; d of the wrist is 0.
     """
     joints = _as_array(joints_cam_mm, (None, 3), "joints_cam_mm")
+    camera = Camera.of(camera)
     uv = camera.project(joints)
     z_root = joints[..., WRIST : WRIST + 1, 2]
     d = _divide((joints[..., 2] - z_root) * camera.focal, z_root)
     return _stack([uv[..., 0], uv[..., 1], d])
 
 
-def from_25d(joints_25d: Array, camera: Camera, z_root_mm: Array) -> Array:
+def from_25d(joints_25d: Array, camera: Intrinsics, z_root_mm: Array) -> Array:
     """2.5D to camera-frame joints, the inverse of `to_25d`.
 
     Args:
@@ -210,6 +238,7 @@ def from_25d(joints_25d: Array, camera: Camera, z_root_mm: Array) -> Array:
         (..., 21, 3) mm.
     """
     joints = _as_array(joints_25d, (None, 3), "joints_25d")
+    camera = Camera.of(camera)
     z_root = z_root_mm if isinstance(z_root_mm, torch.Tensor) else np.asarray(z_root_mm, dtype=np.float64)
     if isinstance(joints, torch.Tensor):
         z_root = torch.as_tensor(z_root, dtype=joints.dtype, device=joints.device)
@@ -277,7 +306,7 @@ def scale_to_reference(joints_any_unit: np.ndarray, reference_bone_mm: np.ndarra
 def solve_translation(
     joints_2d_px: np.ndarray,
     joints_root_rel_mm: np.ndarray,
-    camera: Camera,
+    camera: Intrinsics,
     weights: np.ndarray | None = None,
 ) -> np.ndarray:
     """Where a hand of known shape must be for its joints to fall on given pixels.
@@ -314,6 +343,7 @@ def solve_translation(
                 f"weights have shape {weight.shape}; expected {pixels.shape[:-1]}, none negative"
             )
 
+    camera = Camera.of(camera)
     # Rows (1, 0, -a) t = a Z - X and (0, 1, -b) t = b Z - Y with a, b the viewing ray of the joint.
     ray = np.stack(
         [(pixels[..., 0] - camera.cx) / camera.fx, (pixels[..., 1] - camera.cy) / camera.fy], axis=-1

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from dfmamba.hands.camera import Camera, bone_lengths, from_25d
+from dfmamba.hands.camera import Intrinsics, bone_lengths, from_25d
 from dfmamba.hands.model import (
     ASSETS,
     CHAINS,
@@ -305,7 +305,7 @@ def fit_hand_25d(
     joints_25d: np.ndarray,
     side: str | Sequence[str],
     scores: np.ndarray | None = None,
-    camera: Camera | None = None,
+    camera: Intrinsics | None = None,
     config: FitConfig | None = None,
 ) -> FittedHands:
     """`fit_hand` for 2.5D joints (`dfmamba.hands.camera`), at the size of the reference hand.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +22,13 @@ POSE_OUTPUTS = ("joints_25d", "joint_logits", "present_logits")
 """Names of a pose model's outputs, in the order of `HandPoseOutput`."""
 
 
-def open_session(source: str | Path | bytes, threads: int = 0):
+def open_session(source: str | Path | bytes, threads: int = 0, name: str = "the exported network"):
     """An onnxruntime session on the CPU.
 
     Args:
         source: a file or its content.
         threads: of one operator; 0 leaves the choice to onnxruntime.
+        name: of the content in messages.
 
     Raises:
         ImportError: onnxruntime is missing.
@@ -34,7 +36,7 @@ def open_session(source: str | Path | bytes, threads: int = 0):
         ValueError: it is no ONNX file that onnxruntime can run.
     """
     (runtime,) = need("export", "onnxruntime")
-    name = "the exported network" if isinstance(source, bytes) else str(source)
+    name = name if isinstance(source, bytes) else str(source)
     content = source if isinstance(source, bytes) else Path(source).read_bytes()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -74,7 +76,8 @@ class OnnxModel(nn.Module):
     """A hand pose model that onnxruntime runs on the CPU; a `Predictor` takes it like a `HandPoseModel`.
 
     Args:
-        path: a file written by `dfmamba export MODEL --format onnx`.
+        path: a file written by `dfmamba export MODEL --format onnx`. Its content is kept, so that the model
+            can be pickled and copied to where the file isn't.
         threads: of one operator; 0 leaves the choice to onnxruntime.
 
     Raises:
@@ -87,7 +90,8 @@ class OnnxModel(nn.Module):
 
     def __init__(self, path: str | Path, threads: int = 0) -> None:
         super().__init__()
-        self.session = open_session(path, threads)
+        self.content, self.threads = Path(path).read_bytes(), threads
+        self.session = open_session(self.content, threads, str(path))
         facts = self.session.get_modelmeta().custom_metadata_map
         names = tuple(output.name for output in self.session.get_outputs())
         if facts.get("schema") != SCHEMA or names != POSE_OUTPUTS:
@@ -99,6 +103,13 @@ class OnnxModel(nn.Module):
             self.config = ModelConfig.from_dict(parse_json(facts["config"], "config"))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: its configuration can't be used ({error})") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "session"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.session = open_session(self.content, self.threads)
 
     def forward(self, x: Tensor) -> HandPoseOutput:
         image = np.ascontiguousarray(x.detach().cpu().numpy(), dtype=np.float32)

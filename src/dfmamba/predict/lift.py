@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dfmamba.hands.affine import FARTHEST_PX
-from dfmamba.hands.camera import Camera, from_25d, from_25d_weak, scale_to_reference
+from dfmamba.hands.camera import Intrinsics, from_25d, from_25d_weak, scale_to_reference
 from dfmamba.hands.crop import Affine
 from dfmamba.hands.skeleton import REFERENCE_BONES_MM
 from dfmamba.text import quote
@@ -31,7 +31,7 @@ def joints_to_picture(joints_25d_crop: np.ndarray, affine: Affine) -> np.ndarray
     return np.concatenate([pixels, joints[..., 2:] / affine.scale], axis=-1)
 
 
-def lift_joints(joints_25d: np.ndarray, camera: Camera | None) -> np.ndarray:
+def lift_joints(joints_25d: np.ndarray, camera: Intrinsics | None) -> np.ndarray:
     """Joints in millimetres, of the size of the reference hand.
 
     Args:

@@ -14,7 +14,7 @@ from torch import nn
 
 from dfmamba.detect.build import BUILT_IN, make_detector
 from dfmamba.detect.given import GivenBoxes
-from dfmamba.hands.camera import Camera
+from dfmamba.hands.camera import Camera, Intrinsics
 from dfmamba.hands.detection import Detection, Detector
 from dfmamba.hands.skeleton import NUM_JOINTS
 from dfmamba.io.images import as_picture, load_image
@@ -42,7 +42,6 @@ from dfmamba.predict.track import Frame, TrackConfig, track_film
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 Box: TypeAlias = Sequence[float] | np.ndarray
-Intrinsics: TypeAlias = Camera | tuple[float, float, float, float]
 
 
 class Predictor:
@@ -102,9 +101,9 @@ class Predictor:
             box: where the hands are, x0, y0, x1, y1 in pixels of the picture, about as loose as
                 `Hand.box_xyxy`. It may reach beyond the picture. None: look at the whole picture, with the
                 detector if there is one.
-            camera: intrinsics of the picture as given: a `Camera` or fx, fy, cx, cy. With them 3D joints are
-                in the camera frame, without them relative to the wrist; their size is that of a mean adult
-                hand either way.
+            camera: intrinsics of the picture as given: a `Camera`, fx, fy, cx, cy, or a 3 x 3 matrix. With
+                them 3D joints are in the camera frame, without them relative to the wrist; their size is that
+                of a mean adult hand either way.
             mirrored: the picture is a mirror image, as selfie cameras make them. Sides and 3D joints are then
                 those of the real hand, pixels remain those of the picture as given.
             threshold: hands with a lower score are left out, 0..1.
@@ -113,7 +112,7 @@ class Predictor:
 
         Raises:
             OSError: if the file cannot be read.
-            ValueError: if the picture, the box or the threshold is not usable.
+            ValueError: if the picture, the box, the camera or the threshold is not usable.
         """
         return self.predict_batch([image], box, camera, mirrored, threshold, refine)[0]
 
@@ -288,7 +287,7 @@ def _read(image: Picture, mirrored: bool) -> np.ndarray:
 def _check(threshold: float, camera: Intrinsics | None) -> Camera | None:
     if not 0.0 <= threshold <= 1.0:
         raise ValueError(f"threshold: expected a value from 0 to 1, got {threshold}")
-    return camera if camera is None or isinstance(camera, Camera) else Camera(*camera)
+    return None if camera is None else Camera.of(camera)
 
 
 def _several(images: Iterable[Picture]) -> list[Picture]:

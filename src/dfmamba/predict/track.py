@@ -96,6 +96,8 @@ class TrackConfig:
     refine: bool = True
 
     def __post_init__(self) -> None:
+        if self.camera is not None:
+            object.__setattr__(self, "camera", Camera.of(self.camera))
         if self.detect_every < 1:
             raise ValueError(f"detect_every: expected at least 1 frame, got {self.detect_every}")
         if not 0.0 <= self.threshold <= 1.0:

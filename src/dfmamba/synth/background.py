@@ -433,7 +433,7 @@ def cut_photo(rng: np.random.Generator, size: int, path: Path) -> np.ndarray:
     return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image)
 
 
-def _cut_any_photo(rng: np.random.Generator, size: int, folder: str | Path) -> np.ndarray:
+def _cut_photo(rng: np.random.Generator, size: int, folder: str | Path) -> np.ndarray:
     """As `cut_photo`, of one of the photographs of a folder; the next one where that can't be read."""
     paths = photo_files(folder)
     first = int(rng.integers(len(paths)))
@@ -479,7 +479,7 @@ def sample_background(
     drawn = str(rng.choice(list(KINDS), p=np.array(list(KINDS.values())) / sum(KINDS.values())))
     from_photo = rng.random() < 0.5
     if kind is None and photos is not None and from_photo:
-        image, drawn = Image.fromarray(_cut_any_photo(rng, size, photos)), "photo"
+        image, drawn = Image.fromarray(_cut_photo(rng, size, photos)), "photo"
     else:
         drawn = kind or drawn
         image = _PAINTERS[drawn](rng, size)

@@ -29,9 +29,13 @@ _DEFAULT_FPS = Fraction(25)
 
 
 class FilmFrames(FrameReader):
-    """The frames of a film, turned upright as its metadata say; sound is ignored.
+    """The frames of a film as they are to be seen: upright, with square pixels; sound is ignored.
 
-    What cannot be decoded, or only with gaps, is left out and counted.
+    Films whose pixels aren't square (DV, HDV, DVD, broadcast) are enlarged along the shorter side of a pixel.
+    Of several streams of pictures it is the one that players take (`_chosen`). What cannot be decoded, or
+    only with gaps, is left out and counted. So are later frames of another shape than the first (a phone
+    turned within a call): `fault` names their number and sizes. Those of the same shape and another size
+    are brought to the first one's.
 
     Args:
         path: a file of one of `FORMATS`, whatever its suffix.
@@ -64,12 +68,11 @@ class FilmFrames(FrameReader):
             raise PermissionError(f"{shown}: no permission to read this file") from None
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise ValueError(f"{shown}: not a film, or a damaged one ({_reason(error)})") from None
-        attached = av.stream.Disposition.attached_pic
-        streams = [one for one in self._container.streams.video if not one.disposition & attached]
-        if not streams:
+        stream = _chosen(av, self._container)
+        if stream is None:
             self.close()
             raise ValueError(f"{shown}: there are no pictures in it")
-        self._stream = streams[0]
+        self._stream = stream
         if self._stream.codec_context is None:
             self.close()
             raise ValueError(f"{shown}: its coding of pictures is unknown")
@@ -80,7 +83,8 @@ class FilmFrames(FrameReader):
         self._packets, self._index, self._last = 0, 0, -1.0
         self._start: float | None = None
         self._matrix: np.ndarray | None = None
-        self._shape: tuple[int, int] | None = None
+        self._ratios: tuple[Fraction, Fraction] | None = None
+        self._others = 0
         self._rest = self._decode()
         self._first: list[Frame] = []
         try:
@@ -91,9 +95,6 @@ class FilmFrames(FrameReader):
         except BaseException:
             self.close()
             raise
-        if self._first:
-            height, width = self._first[0].picture.shape[:2]
-            self.size = (width, height)
 
     def close(self) -> None:
         self._container.close()
@@ -136,25 +137,51 @@ class FilmFrames(FrameReader):
                     self._last = frame.time_s
                     yield frame
                     del frame
-        self.fault = self._early()
+        self.fault = self.fault or self._early()
 
     def _wait(self) -> None:
         raise self._av.error.EOFError(0, "it gives no pictures")
 
     def _frame(self, image: Any) -> Frame | None:
-        """None for a frame that is broken."""
-        if image.is_corrupt or image.width * image.height > MAX_MEGAPIXELS * 1_000_000:
+        """None for a frame that is broken, or of another shape than the first."""
+        if image.is_corrupt:
             return None
-        if self._shape is None:
-            self._shape = (image.width, image.height)
-            self._matrix = _display_matrix(image)
-        width, height = self._shape
+        width, height = square_size(image.width, image.height, self._pixel_ratio())
+        if max(width * height, image.width * image.height) > MAX_MEGAPIXELS * 1_000_000:
+            return None
+        matrix = _display_matrix(image)
+        self._matrix = self._matrix if matrix is None else matrix
+        lying = self._matrix is not None and self._matrix[0, 0] == 0
+        shown = (height, width) if lying else (width, height)
+        if not hasattr(self, "size"):
+            self.size = shown
+        if not _same_shape(shown, self.size):
+            self._leave_out(shown, self._time(image))
+            return None
+        width, height = self.size[::-1] if lying else self.size
         try:
             picture = image.to_ndarray(format="rgb24", width=width, height=height)
         except (self._av.error.FFmpegError, ValueError):
             return None
         picture = picture if self._matrix is None else turned(picture, self._matrix)
         return Frame(self._index, self._time(image), picture)
+
+    def _pixel_ratio(self) -> Fraction:
+        """Width by height of a pixel: what the container says, until the pictures' own value changes."""
+        coded = _ratio(self._stream.codec_context.sample_aspect_ratio)
+        if self._ratios is None:
+            self._ratios = _ratio(self._stream.sample_aspect_ratio), coded
+        first, coded_first = self._ratios
+        return first if coded == coded_first else coded
+
+    def _leave_out(self, size: tuple[int, int], time_s: float) -> None:
+        if self._others == 0:
+            self._other = f"from {time_s:.1f} s on are {size[0]} x {size[1]} pixels"
+        self._others += 1
+        self.fault = (
+            f"{self.name}: its shape changes: {self._others} frames {self._other}, those before "
+            f"{self.size[0]} x {self.size[1]}; left out, cut the film there and predict both parts"
+        )
 
     def _time(self, image: Any) -> float:
         stamp = image.time
@@ -264,8 +291,52 @@ def turned(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(picture[:: int(matrix[1, 1]), :: int(matrix[0, 0])])
 
 
+def square_size(width: int, height: int, ratio: Fraction) -> tuple[int, int]:
+    """Width and height that a picture has with square pixels: one of them grows, none shrinks.
+
+    Args:
+        ratio: width by height of one of its pixels.
+    """
+    if ratio >= 1:
+        return round(width * ratio), height
+    return width, round(height / ratio)
+
+
+_ODDEST = 8
+"""Pixels longer than this are a damaged header's."""
+
+
+def _ratio(value: Fraction | None) -> Fraction:
+    """The shape of a pixel; square where it isn't said, or makes no sense."""
+    if value is None or value <= 0 or not Fraction(1, _ODDEST) <= value <= _ODDEST:
+        return Fraction(1)
+    return Fraction(value)
+
+
+def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes are the same picture, up to the rows and columns that codings fill up."""
+    across, down = size[0] * other[1], size[1] * other[0]
+    return abs(across - down) <= 0.02 * max(across, down) + max(*size, *other) / 2
+
+
+def _chosen(av: Any, container: Any) -> Any:
+    """The stream of pictures that players show; None without one.
+
+    Covers and thumbnails are none. The one marked as default comes first, then FFmpeg's choice (the most
+    frames, the highest rate), then the first.
+    """
+    kinds = av.stream.Disposition
+    covers = kinds.attached_pic | kinds.timed_thumbnails
+    streams = [one for one in container.streams.video if not one.disposition & covers]
+    usable = [one for one in streams if one.codec_context is not None] or streams
+    marked = [one for one in usable if one.disposition & kinds.default]
+    best = container.streams.best("video")
+    index = -1 if best is None else best.index
+    return min(marked or usable, key=lambda one: one.index != index, default=None)
+
+
 def _display_matrix(image: Any) -> np.ndarray | None:
-    """The film's turn as quarter turns and mirrors; None where it has none that can be done so."""
+    """The turn that comes with a frame as quarter turns and mirrors; None where none comes with it."""
     try:
         values = struct.unpack("=9i", bytes(image.side_data["DISPLAYMATRIX"]))
     except (KeyError, struct.error, TypeError, ValueError):
@@ -274,7 +345,7 @@ def _display_matrix(image: Any) -> np.ndarray | None:
     largest = np.abs(linear).max()
     matrix = np.rint(linear / largest).astype(int) if largest > 0 else np.eye(2, dtype=int)
     straight = np.abs(matrix).sum(axis=0).tolist() == [1, 1] == np.abs(matrix).sum(axis=1).tolist()
-    return matrix if straight and not np.array_equal(matrix, np.eye(2)) else None
+    return matrix if straight else np.eye(2, dtype=int)
 
 
 def _reason(error: Exception) -> str:

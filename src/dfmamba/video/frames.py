@@ -24,6 +24,11 @@ SUFFIXES = frozenset(
 """Files with these suffixes are films, unless their first bytes are those of a picture."""
 
 _CAMERA = re.compile(r"camera:(\d+)")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_LIVE = re.compile(r"(rtsps?|rtmps?|rtp|srt|udp|tcp|mms|rist)://", re.IGNORECASE)
+RAW_SUFFIXES = frozenset({".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".obu", ".ivf"})
+"""Coded pictures without a container, which have no times: they are named, not read."""
+
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _FILMS = (b"\x1a\x45\xdf\xa3", b"FLV\x01", b"OggS", b"\x30\x26\xb2\x75", b"\0\0\x01\xba", b"\0\0\x01\xb3")
@@ -35,10 +40,10 @@ class FrameReader(abc.ABC):
 
     Attributes:
         fps: frames a second, the mean where it varies.
-        size: width and height in pixels of every frame, as it is to be seen.
+        size: width and height in pixels of every frame, as it is to be seen, with square pixels.
         total: number of frames, about; None where unknown.
         broken: frames that could not be read and were left out, so far.
-        fault: why the frames ended before the film's end; None if they did not.
+        fault: why the frames ended before the film's end, or some of another shape were left out; else None.
     """
 
     fps: Fraction
@@ -71,7 +76,8 @@ def read_frames(source: str | os.PathLike[str], fps: float | None = None) -> Fra
     Raises:
         ImportError: if PyAV is missing, for films and cameras; the message names the extra.
         OSError: if the source does not exist or cannot be read, or there is no such camera.
-        ValueError: if it is no film, or `fps` is given and makes no sense.
+        ValueError: if it is no film, an address or a raw stream without container, or `fps` is given and
+            makes no sense.
     """
     if fps is not None and not 0 < fps <= 1000:
         raise ValueError(f"fps: expected frames a second from above 0 to 1000, got {fps:g}")
@@ -80,6 +86,16 @@ def read_frames(source: str | os.PathLike[str], fps: float | None = None) -> Fra
         from dfmamba.video.decode import CameraFrames
 
         return CameraFrames(camera)
+    if _ADDRESS.match(os.fspath(source)) and not os.path.lexists(source):
+        raise ValueError(
+            f"{source}: addresses aren't opened; record it first, such as with "
+            f"`ffmpeg -i ADDRESS -t 60 -c copy film.mkv`, and give that file"
+        )
+    if Path(source).suffix.lower() in RAW_SUFFIXES and Path(source).is_file():
+        raise ValueError(
+            f"{source}: a raw stream of coded pictures has no container and no times; put it into one, such "
+            f"as with `ffmpeg -r 25 -i {Path(source).name} -c copy film.mp4`, and give that file"
+        )
     if Path(source).is_dir():
         return FolderFrames(Path(source), Fraction(fps or FOLDER_FPS).limit_denominator(1001))
     from dfmamba.video.decode import FilmFrames
@@ -108,7 +124,7 @@ def is_film(source: str | os.PathLike[str], gifs: bool = False) -> bool:
     Args:
         gifs: count GIFs as films.
     """
-    if camera_number(source) is not None:
+    if camera_number(source) is not None or _LIVE.match(os.fspath(source)):
         return True
     path = Path(source)
     try:
@@ -125,7 +141,7 @@ def is_film(source: str | os.PathLike[str], gifs: bool = False) -> bool:
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
         return False
     known = head.startswith(_FILMS) or head[4:8] in _ATOMS or (head[:4] == b"RIFF" and head[8:11] == b"AVI")
-    return bool(head) and (known or path.suffix.lower() in SUFFIXES)
+    return bool(head) and (known or path.suffix.lower() in SUFFIXES | RAW_SUFFIXES)
 
 
 class FolderFrames(FrameReader):
