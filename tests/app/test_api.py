@@ -266,8 +266,8 @@ def test_more_than_all_places_are_sent_away(photo: bytes) -> None:
 def test_pictures_of_a_session_are_a_film(ask, photo) -> None:
     first, second = (ask(photo, session="camera").json()["hands"] for _ in range(2))
     assert [hand["track"] for hand in first] == [hand["track"] for hand in second] == [0]
-    apart = np.subtract(first[0]["joints_2d_px"], second[0]["joints_2d_px"])
-    assert np.abs(apart).max() < 5
+    apart = np.linalg.norm(np.subtract(first[0]["joints_2d_px"], second[0]["joints_2d_px"]), axis=1)
+    assert apart.mean() < 0.02 * np.ptp(first[0]["joints_2d_px"], axis=0).max()
     assert [hand["track"] for hand in ask(photo, session="other").json()["hands"]] == [0]
     assert [hand["track"] for hand in ask(photo).json()["hands"]] == [None]
     # Another option begins anew.
